@@ -1,0 +1,56 @@
+"""The command line: one file per verb; each parses, calls and prints, nothing else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from ftkit.errors import BUG, INTERRUPTED, FtkitError
+
+app = typer.Typer(
+    name="ftkit",
+    help="Fine-tune, prompt and measure language models; one recipe per task.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line and turn every outcome into its exit code."""
+    from ftkit.cli import check, eval, export, finetune, list, predict, show, version  # noqa: A004, F401
+
+    try:
+        code = app(standalone_mode=False)
+    except FtkitError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; a fine-tuning goes on where it was with: ftkit finetune RECIPE --resume")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(BUG)
+    except Exception as error:
+        _usage_error(error)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_error(error: Exception) -> None:
+    """A wrong option or argument is shown by the library that found it."""
+    if isinstance(error, typer.Abort):
+        sys.exit(INTERRUPTED)
+    # Typer brings its own copy of click, so the base class is taken from what it exports.
+    click_exception: Any = typer.BadParameter.__mro__[2]
+    if isinstance(error, click_exception):
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    colour = sys.stderr.isatty()
+    print(f"\033[31m{text}\033[0m" if colour else text, file=sys.stderr)

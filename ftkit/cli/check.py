@@ -1,0 +1,24 @@
+"""`ftkit check`."""
+
+from __future__ import annotations
+
+from ftkit.cli import app, console, options
+
+
+@app.command()
+def check(
+    recipe: options.Recipe,
+    set_: options.Set = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check a recipe, its data and its model in a second, before anything is loaded."""
+    console.start(quiet=quiet)
+    from ftkit.preflight import check as check_recipe
+
+    report = check_recipe(recipe, set_ or ())
+    if json_:
+        console.emit_json(report)
+    else:
+        console.emit("\n".join(f"{name}: {value}" for name, value in report.items()))
+    console.hint(f"Next: ftkit finetune {recipe}")

@@ -1,0 +1,115 @@
+"""What goes to the terminal: stages on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MOST_LABELS = 20
+_YELLOW, _BOLD, _PLAIN = "\033[33m", "\033[1m", "\033[0m"
+
+
+def start(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Send ftkit's log to standard error and keep the libraries quiet.
+
+    Environment variables, because the libraries are imported later and look at them then.
+    """
+    if quiet or not is_main_process():
+        level = logging.WARNING
+    else:
+        level = logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    log = logging.getLogger("ftkit")
+    log.handlers[:] = [handler]
+    log.setLevel(level)
+    log.propagate = False
+    if not verbose:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("DATASETS_VERBOSITY", "error")
+        warnings.filterwarnings("ignore")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints, under `accelerate launch`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def emit(text: str) -> None:
+    """Print a result."""
+    if is_main_process():
+        print(text)
+
+
+def emit_json(value: Any) -> None:
+    """Print a result as one JSON object."""
+    emit(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def hint(text: str) -> None:
+    """Say what to run next."""
+    logging.getLogger("ftkit").info(text)
+
+
+def scores(metrics: Mapping[str, Any]) -> str:
+    """metrics.json as a table: headlines with intervals, then the labels."""
+    if not metrics:
+        return "no scores: there is no labelled test or validation split"
+    rows = [
+        (name, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}")
+        for name, score in metrics["metrics"].items()
+    ]
+    title = f"Scores on {metrics['split']} ({metrics['rows']:,} rows, {metrics['precision']})"
+    text = f"{title}\n{table(('metric', 'score', '95 % interval'), rows)}"
+    if labels := metrics["details"].get("per_label"):
+        text += "\n\n" + _labels(labels)
+    return text
+
+
+def _labels(labels: Mapping[str, Mapping[str, float]]) -> str:
+    shown = list(labels.items())
+    title = "Labels"
+    if len(shown) > _MOST_LABELS:
+        shown = sorted(shown, key=lambda item: item[1]["f1"])[: _MOST_LABELS // 2]
+        title = f"The {len(shown)} labels with the lowest F1 of {len(labels)} (all are in metrics.json)"
+    rows = [
+        (name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}")
+        for name, row in shown
+    ]
+    return f"{title}\n{table(('label', 'precision', 'recall', 'f1', 'rows'), rows)}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be; the first to the left, the others to the right.
+
+    >>> print(table(("metric", "score"), [("accuracy", "0.9")]))
+      metric    score
+      accuracy    0.9
+    """
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+class _Lines(logging.Formatter):
+    """Plain lines; on a terminal, stages stand out and warnings are yellow."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if not sys.stderr.isatty():
+            return text
+        if record.levelno >= logging.WARNING:
+            return f"{_YELLOW}{text}{_PLAIN}"
+        return text if text.startswith(" ") else f"{_BOLD}{text}{_PLAIN}"

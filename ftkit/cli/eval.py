@@ -1,0 +1,39 @@
+"""`ftkit eval`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ftkit.cli import app, console, options
+
+
+@app.command()
+def eval(  # noqa: A001
+    target: Annotated[
+        str, typer.Argument(metavar="RECIPE|RUN", help="A run folder, or the recipe that made one.")
+    ],
+    split: Annotated[
+        options.Split | None, typer.Option(help="By default test, else validation.")
+    ] = None,
+    set_: options.Set = None,
+    limit: options.Limit = None,
+    gate: options.Gates = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Score a finished run, on its own data or (--set data.test_file=F) on new data."""
+    console.start(quiet=quiet, verbose=verbose)
+    from ftkit.cli.gating import apply_gates, read_gates
+    from ftkit.evaluation import evaluate
+
+    gates = read_gates(gate)
+    evaluation = evaluate(target, set_ or (), split=split and split.value, limit=limit)
+    if json_:
+        console.emit_json({"run": str(evaluation.run.folder), **evaluation.metrics})
+    else:
+        console.emit(console.scores(evaluation.metrics))
+    apply_gates(gates, evaluation.run.recipe, evaluation.metrics)
+    console.hint(f"Predictions: {evaluation.folder / 'predictions.jsonl'}")

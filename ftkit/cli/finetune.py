@@ -1,0 +1,37 @@
+"""`ftkit finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ftkit.cli import app, console, options
+
+
+@app.command()
+def finetune(
+    recipe: options.Recipe,
+    set_: options.Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in output_dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    limit: options.Limit = None,
+    gate: options.Gates = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train a recipe, save the run, and score it."""
+    console.start(quiet=quiet, verbose=verbose)
+    from ftkit.cli.gating import apply_gates, read_gates
+    from ftkit.finetuning import finetune as run_recipe
+
+    gates = read_gates(gate)
+    run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit)
+    metrics = run.metrics
+    if json_:
+        console.emit_json({"run": str(run.folder), **metrics})
+    else:
+        console.emit(console.scores(metrics))
+    apply_gates(gates, run.recipe, metrics)
+    console.hint(f"Saved to {run.folder}\nNext: ftkit predict {run.folder} --text \"...\"")

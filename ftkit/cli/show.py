@@ -1,0 +1,34 @@
+"""`ftkit show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ftkit.cli import app, console, options
+
+
+@app.command()
+def show(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe file or name.")] = None,
+    set_: options.Set = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
+    json_: options.Json = False,
+) -> None:
+    """Print a recipe complete: parents, --set, defaults and absolute paths in place."""
+    console.start()
+    from ftkit.errors import UsageError
+    from ftkit.recipe import Recipe, load_recipe
+    from ftkit.recipe.loading import to_tree, to_yaml
+
+    if schema:
+        console.emit_json(Recipe.model_json_schema())
+        return
+    if recipe is None:
+        raise UsageError("give a RECIPE, or --schema")
+    checked = load_recipe(recipe, set_ or ())
+    if json_:
+        console.emit_json(to_tree(checked))
+    else:
+        console.emit(to_yaml(checked).rstrip())

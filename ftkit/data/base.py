@@ -1,0 +1,36 @@
+"""What a file format is: a suffix, and rows with their place in the file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from ftkit.component import Component
+
+Row: TypeAlias = tuple[str, dict[Any, Any]]
+"""Where the row stands (`train.csv:12`) and its values by column name (or column number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a text file: its encoding, and whether its first line names the columns."""
+
+    encoding: str = "utf-8"
+    header: bool = True
+
+
+class Format(Component):
+    """A file format that data can come in."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
+        """Yield every row of the file in order.
+
+        Raises:
+            InputError: The file does not hold what the format says, with the line.
+        """

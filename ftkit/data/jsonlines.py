@@ -1,0 +1,37 @@
+"""One JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ftkit.data.base import Format, Reading, Row
+from ftkit.data.text import open_text
+from ftkit.errors import InputError
+
+
+class JsonLines(Format):
+    """One JSON object a line; empty lines are skipped."""
+
+    type: Literal["jsonl"] = "jsonl"
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
+
+    def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
+        with open_text(path, reading.encoding) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield where, parse_object(line, where)
+
+
+def parse_object(line: str, where: str) -> dict[str, object]:
+    """Read one JSON object, or raise an `InputError` that names the place."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", where=where) from None
+    if not isinstance(value, dict):
+        raise InputError(f"a JSON object is needed, not {type(value).__name__}", where=where)
+    return value

@@ -1,0 +1,30 @@
+"""Parquet files, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ftkit.data.base import Format, Reading, Row
+from ftkit.errors import InputError
+
+
+class Parquet(Format):
+    """Apache Parquet."""
+
+    type: Literal["parquet"] = "parquet"
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+
+    def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            number = 0
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", values
+        except pyarrow.ArrowInvalid as error:
+            raise InputError(f"is not a parquet file: {error}", where=str(path)) from None

@@ -1,0 +1,201 @@
+"""The `data` block of a recipe: where the rows of each split come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ftkit.component import Block, discover
+from ftkit.data.base import Format, Reading, Row
+from ftkit.data.hub import HubDataset
+from ftkit.errors import InputError
+from ftkit.records import SPLITS
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Files = str | list[str] | None
+
+_FOLDER_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+
+
+class DataSource(Block):
+    """Where the rows come from: files, a folder, or a data set on the Hub."""
+
+    path_keys: ClassVar[tuple[str, ...]] = ("train_file", "validation_file", "test_file", "data_dir")
+
+    train_file: Files = None
+    """File to train on: csv, tsv, json, jsonl or parquet; a list of them, or a folder."""
+    validation_file: Files = None
+    """File to choose checkpoints and settings on."""
+    test_file: Files = None
+    """File to report scores on."""
+    data_dir: str | None = None
+    """Folder with files named train.*, validation.* (or valid, val, dev) and test.*."""
+
+    dataset_name: str | None = None
+    """Id on the Hugging Face Hub, or a local folder in Hub layout."""
+    dataset_config_name: str | None = None
+    """Which configuration of the Hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hub data set."""
+    train_split: str = "train"
+    """Name of the Hub split to train on."""
+    validation_split: str | None = None
+    """Name of the Hub split to validate on; by default `validation` where it exists."""
+    test_split: str | None = None
+    """Name of the Hub split to test on; by default `test` where it exists."""
+
+    validation_fraction: Fraction | None = None
+    """Share of the training rows to validate on, stratified by label."""
+    test_fraction: Fraction | None = None
+    """Share of the training rows to test on, stratified by label."""
+    split_seed: int = 42
+    """Seed of the fractions; apart from `seed`, so that every seed sees the same split."""
+
+    columns: dict[str, str | int] = {}
+    """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
+    from the end with -1) in a csv or tsv file without a header line."""
+    format: Literal["csv", "tsv", "json", "jsonl", "parquet"] | None = None
+    """Format of the files, where the suffix does not tell it."""
+    encoding: str = "utf-8"
+    """Encoding of text files."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSource:
+        files = [key for key in self.path_keys if getattr(self, key)]
+        if self.dataset_name and files:
+            raise ValueError(f"give dataset_name or {files[0]}, not both")
+        if self.data_dir and len(files) > 1:
+            raise ValueError(f"give data_dir or {files[0]}, not both")
+        if not self.dataset_name and not files:
+            raise ValueError("no data: give train_file, data_dir or dataset_name")
+        for split in ("validation", "test"):
+            if getattr(self, f"{split}_fraction") and (
+                getattr(self, f"{split}_file") or getattr(self, f"{split}_split")
+            ):
+                raise ValueError(f"give {split}_fraction or a {split} split of its own, not both")
+        kinds = {isinstance(column, int) for column in self.columns.values()}
+        if len(kinds) > 1:
+            raise ValueError("columns: use names or numbers for all columns, not a mixture")
+        return self
+
+    @property
+    def header(self) -> bool:
+        """Whether the first line of a delimited file names its columns."""
+        return not any(isinstance(column, int) for column in self.columns.values())
+
+    def split_names(self) -> tuple[str, ...]:
+        """The splits this source holds by itself (those cut off by a fraction not counted)."""
+        if self.dataset_name:
+            return tuple(split for split in SPLITS if self._hub_split(split))
+        return tuple(split for split in SPLITS if self.files(split))
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the rows of a split with their places.
+
+        Raises:
+            InputError: A file is missing, empty, broken, or the Hub cannot be reached.
+        """
+        if self.dataset_name:
+            name = self._hub_split(split)
+            yield from self._hub.rows(name) if name else ()
+            return
+        reading = Reading(encoding=self.encoding, header=self.header)
+        for path in self.files(split):
+            yield from self._format_of(path).rows(path, reading)
+
+    def for_file(self, path: Path) -> DataSource:
+        """The same columns and encoding, with one file as the test split."""
+        return DataSource(
+            test_file=str(path), columns=self.columns, format=self._format_given(path), encoding=self.encoding
+        )
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """Class names that the Hub data set declares for a column; empty where none."""
+        return self._hub.class_names(self.train_split, column) if self.dataset_name else ()
+
+    def files(self, split: str) -> list[Path]:
+        """The files of a split, a folder replaced by the data files in it.
+
+        Raises:
+            InputError: A named file does not exist, or a folder holds no data file.
+        """
+        if self.data_dir:
+            return self._files_in_data_dir(split)
+        given = getattr(self, f"{split}_file")
+        paths = [given] if isinstance(given, str) else given or []
+        return [file for path in paths for file in self._expand(Path(path), f"data.{split}_file")]
+
+    def _files_in_data_dir(self, split: str) -> list[Path]:
+        assert self.data_dir is not None
+        folder = Path(self.data_dir)
+        files = self._expand(folder, "data.data_dir")
+        stems = _FOLDER_NAMES[split]
+        found = [file for file in files if file.stem.split("-")[0].lower() in stems]
+        if split == "train" and not found:
+            raise InputError(
+                "the folder has no file named train.*",
+                where=str(folder),
+                hint=f"it holds: {', '.join(file.name for file in files)}",
+            )
+        return found
+
+    def _expand(self, path: Path, key: str) -> list[Path]:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise InputError("no such file or folder", where=str(path), hint=_nearby(path, key))
+        known = [suffix for kind in discover(Format).values() for suffix in kind.suffixes]
+        files = sorted(file for file in path.iterdir() if self.format or file.suffix.lower() in known)
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        if not files:
+            raise InputError(f"no data file ({', '.join(known)}) in this folder", where=str(path))
+        return files
+
+    def _format_given(self, path: Path) -> Any:
+        """The recipe's format, unless the file's own suffix tells another."""
+        known = [suffix for kind in discover(Format).values() for suffix in kind.suffixes]
+        return None if path.suffix.lower() in known else self.format
+
+    def _format_of(self, path: Path) -> Format:
+        kinds: Mapping[str, type[Format]] = discover(Format)
+        for kind in kinds.values():
+            if self.format == kind.name() or (not self.format and path.suffix.lower() in kind.suffixes):
+                return kind()
+        raise InputError(
+            f"unknown kind of file {path.suffix or path.name!r}",
+            where=str(path),
+            hint=f"set data.format to one of: {', '.join(kinds)}",
+        )
+
+    @cached_property
+    def _hub(self) -> HubDataset:
+        assert self.dataset_name is not None
+        return HubDataset(self.dataset_name, self.dataset_config_name, self.revision)
+
+    def _hub_split(self, split: str) -> str | None:
+        if split == "train":
+            return self.train_split
+        given: str | None = getattr(self, f"{split}_split")
+        if given or getattr(self, f"{split}_fraction"):
+            return given
+        return split if split in self._hub_splits else None
+
+    @cached_property
+    def _hub_splits(self) -> list[str]:
+        return self._hub.split_names()
+
+
+def _nearby(path: Path, key: str) -> str:
+    """What stands where the missing file was looked for."""
+    if not path.parent.is_dir():
+        return f"{key}: the folder {path.parent} does not exist either"
+    names = sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
+    return f"{key}: beside it there is {', '.join(names[:8]) or 'nothing'}"

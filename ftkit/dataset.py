@@ -1,0 +1,139 @@
+"""From a recipe's data and task to records by split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+
+from ftkit.data.base import Row
+from ftkit.data.source import DataSource
+from ftkit.data.splits import stratified_split
+from ftkit.errors import InputError
+from ftkit.records import SPLITS, Dataset, Record, labelled
+from ftkit.tasks.base import Task
+
+
+def load_records(
+    data: DataSource,
+    task: Task,
+    *,
+    labels: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Read every split, find the labels, cut fractions off, and look for what is wrong.
+
+    Args:
+        data: Where the rows come from.
+        task: How a row is read.
+        labels: The labels of a finished run; by default those of the training rows.
+        limit: Read at most this many rows of each split.
+
+    Raises:
+        InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
+    """
+    splits = {split: _read(data, task, split, limit) for split in data.split_names()}
+    if labels is None:
+        if not splits.get("train"):
+            raise InputError("there are no training rows", hint="give data.train_file or a Hub set")
+        if not labelled(splits["train"]):
+            raise InputError("the row has no label", where=splits["train"][0].where)
+        labels = task.find_labels(splits["train"], _declared(data, task))
+    for split, records in splits.items():
+        splits[split] = _settled(records, task, labels, split)
+    splits = _cut_fractions(splits, data, task)
+    return Dataset(splits, tuple(labels), tuple(_notes(splits, task, labels)))
+
+
+def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[Record]:
+    """Records to predict for: answers are not needed, and not read."""
+    return [replace(record, target=None) for record in _records(rows, data, task, answers=False)]
+
+
+def _read(data: DataSource, task: Task, split: str, limit: int | None) -> list[Record]:
+    records = list(_records(islice(data.rows(split), limit), data, task))
+    if not records:
+        files = ", ".join(map(str, data.files(split))) if not data.dataset_name else data.dataset_name
+        raise InputError(f"the {split} split has no rows", where=files)
+    return records
+
+
+def _records(
+    rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True
+) -> Iterator[Record]:
+    first = next(rows, None)
+    if first is None:
+        return
+    where, values = first
+    columns = task.columns(list(values), data.columns, where)
+    if not answers:
+        columns.pop(task.answer_field, None)
+    for where, values in chain([first], rows):
+        try:
+            fields = {field: values[column] for field, column in columns.items()}
+        except KeyError as error:
+            raise InputError(
+                f"the row has no {error.args[0]!r}", where=where, hint=f"it has: {', '.join(map(str, values))}"
+            ) from None
+        yield task.read(fields, where)
+
+
+def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
+    """Class names that a Hub set declares for the column of the answer."""
+    given = data.columns.get(task.answer_field)
+    aliases = [given] if given is not None else task.fields[task.answer_field].aliases
+    for column in aliases:
+        if names := data.class_names(str(column)):
+            return names
+    return ()
+
+
+def _settled(records: Sequence[Record], task: Task, labels: Sequence[str], split: str) -> list[Record]:
+    """Answers in label names; a split has answers in all rows or in none."""
+    with_answers = labelled(records)
+    for record in records:
+        if (record.target is not None) != with_answers:
+            kind = "no label, as other rows do" if with_answers else "a label, the rows before it do not"
+            raise InputError(f"the row has {kind}", where=record.where)
+    return [task.settle(record, labels) for record in records]
+
+
+def _cut_fractions(
+    splits: dict[str, list[Record]], data: DataSource, task: Task
+) -> dict[str, list[Record]]:
+    """Hold out validation and test shares of the training rows; both count from the whole."""
+    whole = len(splits.get("train", ()))
+    for split in ("test", "validation"):
+        fraction = getattr(data, f"{split}_fraction")
+        if not fraction or "train" not in splits:
+            continue
+        train = splits["train"]
+        share = fraction * whole / len(train)
+        if share >= 1:
+            raise InputError("validation_fraction and test_fraction leave no training rows")
+        groups = [task.stratum(record) for record in train]
+        splits["train"], splits[split] = stratified_split(train, groups, share, data.split_seed)
+        if not splits[split] or not splits["train"]:
+            raise InputError(
+                f"{split}_fraction: {fraction} of {whole} rows leaves the train or {split} split empty"
+            )
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -> Iterator[str]:
+    """What is not wrong but should be known before training."""
+    train = splits.get("train", ())
+    if not train:
+        return
+    seen = set(task.find_labels(train, ())) if labelled(train) else set()
+    unseen = [name for name in labels if name not in seen]
+    if unseen:
+        yield f"{len(unseen)} labels have no training row: {', '.join(unseen[:5])}"
+    texts = {(record.text, record.text_pair) for record in train}
+    if repeated := len(train) - len(texts):
+        yield f"{repeated} of {len(train)} training rows repeat an earlier text"
+    for split in ("validation", "test"):
+        shared = [r for r in splits.get(split, ()) if (r.text, r.text_pair) in texts]
+        if shared:
+            where = shared[0].where
+            yield f"{len(shared)} {split} rows are also training rows (first: {where}): scores are too high"

@@ -1,0 +1,82 @@
+"""From a recipe to an estimator: the one place where model, task and method meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftkit.component import discover
+from ftkit.errors import UsageError
+from ftkit.families.base import Family
+from ftkit.recipe import Recipe
+from ftkit.records import Record
+from ftkit.training.setup import Loaded, Setup
+
+if TYPE_CHECKING:
+    from ftkit.run import Run
+    from ftkit.training.estimator import TrainedEstimator
+
+
+def make_estimator(
+    recipe: Recipe, labels: Sequence[str], *, max_length: int | None = None
+) -> TrainedEstimator:
+    """An estimator that has learned nothing yet.
+
+    Args:
+        recipe: The complete recipe.
+        labels: Label names in the model's order.
+        max_length: The longest input of a finished run; by default found when the model loads.
+    """
+    from ftkit.models import loading
+
+    source = recipe.model
+    located = source.locate()
+    head = recipe.task.head(labels)
+
+    def load() -> Loaded:
+        family_of(recipe, loading.load_config(located, source).to_dict())
+        return loading.load(located, source, head)
+
+    def objective(train: Sequence[Record]) -> Any:
+        smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
+        return recipe.task.objective(labels, train, label_smoothing=smoothing)
+
+    stopping = recipe.early_stopping
+    return recipe.method.estimator(
+        Setup(
+            load=load,
+            load_finished=lambda folder: loading.load_finished(folder, head),
+            load_tokenizer=loading.load_saved_tokenizer,
+            objective=objective,
+            arguments=recipe.arguments,
+            precision=recipe.engine.precision,
+            seed=recipe.seed,
+            best_metric=recipe.best_metric,
+            early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
+            max_length=max_length or source.max_length,
+        )
+    )
+
+
+def finished_estimator(run: Run) -> TrainedEstimator:
+    """The estimator of a finished run, ready to predict."""
+    estimator = make_estimator(run.recipe, run.labels, max_length=run.max_length)
+    estimator.load(Path(run.folder) / "model", ())
+    return estimator
+
+
+def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
+    """The family of the recipe's model.
+
+    Raises:
+        UsageError: No family owns it.
+    """
+    if family := recipe.family_of(config):
+        return family
+    known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
+    raise UsageError(
+        f"no family takes a model of type {config.get('model_type')!r}",
+        where=f"model.name_or_path: {recipe.model.name_or_path}",
+        hint=f"families: {known}",
+    )

@@ -1,0 +1,77 @@
+"""Evaluate: score a finished run, on its own data or on new data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftkit.dataset import load_records
+from ftkit.scoring import choose_split, evaluate_split
+from ftkit.finetuning import tell
+from ftkit.recipe import load_recipe
+from ftkit.records import Scores, fingerprint
+from ftkit.run import MANIFEST, Run, scores_json, write_json, write_predictions
+
+log = logging.getLogger("ftkit")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a run, and the folder that holds them with the predictions."""
+
+    run: Run
+    scores: Scores
+    folder: Path
+    metrics: Mapping[str, Any]
+
+
+def evaluate(
+    target: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Score a run with the recipe's metrics; the same as `ftkit eval`.
+
+    Args:
+        target: A run folder, or a recipe whose `output_dir` holds its finished run.
+        overrides: `key.path=value` strings, such as `data.test_file=new.csv`.
+        split: `train`, `validation` or `test`; by default test, else validation.
+        limit: Score at most this many rows.
+
+    Returns:
+        The scores; they are also written to the run folder, under `eval/`.
+
+    Raises:
+        UsageError: There is no finished run, or it was made with another task or model.
+        InputError: The split does not exist or holds no labels.
+    """
+    from ftkit.estimator import finished_estimator
+
+    run = find_run(target, overrides)
+    recipe = run.recipe
+    log.info("Reading data")
+    dataset = load_records(recipe.data, recipe.task, labels=run.labels, limit=limit)
+    tell(dataset)
+    chosen = choose_split(dataset, split)
+    log.info("Loading %s", run.folder / "model")
+    estimator = finished_estimator(run)
+    log.info("Evaluating on %s", chosen)
+    scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
+    folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = scores_json(scores, estimator.precision)
+    write_json(folder / "metrics.json", metrics)
+    write_predictions(folder / "predictions.jsonl", dataset[chosen], predictions, recipe.task)
+    return Evaluation(run, scores, folder, metrics)
+
+
+def find_run(target: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
+    """The run that a run folder or a recipe stands for."""
+    if not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file():
+        return Run.load(target, overrides)
+    return Run.of(load_recipe(target, overrides))

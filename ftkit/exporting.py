@@ -1,0 +1,49 @@
+"""Export: a run's model as a folder that needs nothing but transformers."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ftkit.errors import UsageError
+from ftkit.evaluation import find_run
+
+log = logging.getLogger("ftkit")
+
+
+def export(target: str, folder: Path | None = None, *, merge: bool = False) -> Path:
+    """Write the model of a finished run.
+
+    Args:
+        target: A run folder, or the recipe that made one.
+        folder: Where to; by default `export` inside the run.
+        merge: Merge adapters into their base model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: The run has adapters and `merge` is off, or the folder is not empty.
+    """
+    run = find_run(target)
+    folder = (folder or run.folder / "export").absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError("the folder is not empty", where=str(folder), hint="choose another with --output DIR")
+    if run.recipe.method.adapters and not merge:
+        raise UsageError(
+            "this run holds adapters; a plain model needs them merged into their base", hint="add --merge"
+        )
+    if not run.recipe.method.adapters:
+        shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
+        return folder
+    from ftkit.estimator import finished_estimator
+
+    log.info("Merging adapters into %s", run.recipe.model.name_or_path)
+    estimator = finished_estimator(run)
+    model: Any = estimator.model
+    model.merge_and_unload().save_pretrained(folder)
+    assert estimator.tokenizer is not None
+    estimator.tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,1 @@
+"""Model families and their quirks: one file per kind of architecture."""

@@ -1,0 +1,44 @@
+"""What a model family knows: which configurations are its own, and how its models load."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ftkit.component import Component
+
+class Family(Component):
+    """A kind of architecture."""
+
+    examples: ClassVar[str]
+    """Well-known members, for lists."""
+
+    @classmethod
+    @abstractmethod
+    def owns(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a model with this config.json belongs to the family."""
+
+
+@cache
+def auto_model_types(mapping: str) -> frozenset[str]:
+    """The model types in one of transformers' auto mappings, read without importing it.
+
+    Args:
+        mapping: For example `MODEL_FOR_MASKED_LM_MAPPING_NAMES`.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("transformers is not installed")
+    source = (Path(spec.origin).parent / "models/auto/modeling_auto.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == mapping:
+            # The value is `OrderedDict([("bert", "BertForMaskedLM"), ...])`.
+            call = node.value
+            pairs = call.args[0] if isinstance(call, ast.Call) else call
+            return frozenset(name for name, _ in ast.literal_eval(pairs))
+    raise LookupError(f"transformers has no {mapping}")

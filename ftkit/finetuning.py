@@ -1,0 +1,115 @@
+"""Fine-tune: from a recipe to a finished run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftkit.dataset import load_records
+from ftkit.errors import InputError, UsageError
+from ftkit.scoring import choose_split, evaluate_split, headline_scores
+from ftkit.records import Dataset, Prediction, labelled
+from ftkit.recipe import Recipe, load_recipe
+from ftkit.run import Run
+
+log = logging.getLogger("ftkit")
+
+
+def finetune(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    limit: int | None = None,
+) -> Run:
+    """Train what the recipe says, save it, reload it, score it.
+
+    The same as `ftkit finetune`, except that gates are the caller's to check.
+
+    Args:
+        recipe: A path, the name of a shipped recipe, or the tree itself.
+        overrides: `key.path=value` strings, as after `--set`.
+        overwrite: Replace a run that is in `output_dir`.
+        resume: Go on from the newest complete checkpoint in `output_dir`.
+        limit: Read at most this many rows of each split.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: The recipe is wrong, or the run folder is in use.
+        InputError: Data or model are not as the recipe needs them; the run diverged.
+    """
+    from accelerate import PartialState
+
+    checked = load_recipe(recipe, overrides)
+    if not checked.method.trains:
+        raise UsageError(
+            f"method {checked.method.type} does not train", hint="score it with ftkit eval RECIPE"
+        )
+    main = PartialState().is_main_process
+    # The other processes wait, so that they do not find the folder that the first one makes.
+    run = Run.open(checked, overwrite=overwrite, resume=resume) if main else _follower(checked)
+    if run.finished:
+        log.info("The run in %s is already finished", run.folder)
+        return run
+    log.info("Reading data")
+    dataset = load_records(checked.data, checked.task, limit=limit)
+    tell(dataset)
+    log.info("Loading %s", checked.model.name_or_path)
+    from ftkit.estimator import make_estimator
+
+    estimator = make_estimator(checked, dataset.labels)
+    if main:
+        run.start(dataset, limit=limit, resume=resume)
+    PartialState().wait_for_everyone()
+    train, validation = dataset["train"], _validation(dataset)
+    log.info("Training: method %s", checked.method.type)
+    figures = estimator.fit(
+        train,
+        validation,
+        lambda predictions: headline_scores(predictions, validation, checked.metrics, dataset.labels),
+        run.workplace(resume=resume),
+    )
+    scores, split, predictions = None, "", list[Prediction]()
+    if split := _scored_split(dataset):
+        log.info("Evaluating on %s", split)
+        scores, predictions = evaluate_split(estimator, dataset, checked.metrics, split)
+    if main:
+        head = checked.task.head(dataset.labels).config
+        run.finish(
+            figures, scores, dataset[split], predictions, head=head, precision=estimator.precision
+        )
+    PartialState().wait_for_everyone()
+    return run
+
+
+def tell(dataset: Dataset) -> None:
+    """Say what was read, and what about it should be known."""
+    rows = ", ".join(f"{len(records):,} {split}" for split, records in dataset.splits.items())
+    log.info("  %s rows, %d labels", rows, len(dataset.labels))
+    for note in dataset.notes:
+        log.warning("  note: %s", note)
+
+
+def _follower(recipe: Recipe) -> Run:
+    return Run(Path(recipe.output_dir).absolute(), recipe, {})
+
+
+def _validation(dataset: Dataset) -> Any:
+    return dataset["validation"] if labelled(dataset["validation"]) else ()
+
+
+def _scored_split(dataset: Dataset) -> str:
+    """The split to score the run on; empty, and said, where none has labels."""
+    try:
+        split = choose_split(dataset, None)
+    except InputError as error:
+        log.warning("  note: %s", error.what)
+        return ""
+    if split == "validation":
+        log.warning("  note: no labelled test split; the checkpoint was chosen on the scored split")
+    return split

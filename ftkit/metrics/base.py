@@ -1,0 +1,81 @@
+"""What a metric is: a score with scikit-learn, and the counts to resample it from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy
+from numpy.typing import NDArray
+
+from ftkit.component import Component
+
+if TYPE_CHECKING:
+    import evaluate
+
+Counts = NDArray[numpy.float64]
+
+
+class Metric(Component):
+    """A score that compares predicted values with the records' targets."""
+
+    answers: ClassVar[tuple[str, ...]]
+    """The kinds of value it can score: `label`, `label set`."""
+    greater_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Any:
+        """The score.
+
+        Args:
+            references: The right answers, in label names.
+            predictions: The predicted ones.
+            labels: All labels in the model's order.
+        """
+
+    def module(self, labels: Sequence[str]) -> evaluate.Metric:
+        """This metric as an `evaluate.Metric`, which works offline and with other tools."""
+        from ftkit.metrics.module import as_module
+
+        return as_module(self, labels)
+
+
+class Headline(Metric):
+    """A metric whose score is one number, and which adds up over rows.
+
+    A bootstrap interval (Efron, 1979) needs the score of a thousand resamples. Where the score
+    is a function of summed counts, they all come from one matrix product.
+    """
+
+    @abstractmethod
+    def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
+        """What each row adds, shape (rows, k)."""
+
+    @abstractmethod
+    def from_counts(self, sums: Counts) -> Counts:
+        """The scores of summed counts, shape (..., k) to (...)."""
+
+
+class Table(Metric):
+    """A metric whose result is a table: shown and gated, but no headline."""
+
+
+def one_hot(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.bool_]:
+    """Membership of labels in the rows' values, shape (rows, labels).
+
+    >>> one_hot(["b", ("a", "b")], ["a", "b"]).astype(int).tolist()
+    [[0, 1], [1, 1]]
+    """
+    number = {name: index for index, name in enumerate(labels)}
+    members = numpy.zeros((len(values), len(labels)), dtype=bool)
+    for row, value in enumerate(values):
+        for name in (value,) if isinstance(value, str) else value:
+            members[row, number[name]] = True
+    return members
+
+
+def as_sklearn(values: Sequence[Any], labels: Sequence[str]) -> Any:
+    """Values in the form scikit-learn expects: strings, or an indicator matrix for label sets."""
+    several = bool(values) and not isinstance(values[0], str)
+    return one_hot(values, labels).astype(int) if several else list(values)

@@ -1,0 +1,1 @@
+"""Pretrained models: where they come from, whether to trust them, and how they load."""

@@ -1,0 +1,125 @@
+"""Load a pretrained model with the head that a task asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ftkit.errors import InputError
+from ftkit.training.setup import Head, Loaded
+from ftkit.models.source import Located, ModelSource
+
+# A tokenizer that knows no limit says so with a number like 1e30.
+_NO_LIMIT = 10**9
+
+
+def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model."""
+    with explained(source.name_or_path):
+        return AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
+
+
+def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a run saved."""
+    with explained(str(folder)):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_config(located: Located, source: ModelSource) -> Any:
+    """Load the model's configuration; for a Hub id, this is the first download."""
+    with explained(source.name_or_path):
+        config = AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
+    source.check_downloaded(config.to_dict())
+    return config
+
+
+def load(located: Located, source: ModelSource, head: Head) -> Loaded:
+    """Load a model with a head, new where the checkpoint has none (or one of another size).
+
+    Raises:
+        InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
+    """
+    config = load_config(located, source)
+    auto_class = getattr(transformers, head.auto_class)
+    with explained(source.name_or_path):
+        model, info = auto_class.from_pretrained(
+            located.name_or_path,
+            **head.config,
+            **_hub(located, source),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            dtype="float32",
+        )
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    tokenizer = load_tokenizer(located, source)
+    return Loaded(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
+        max_length=longest_input(config, tokenizer, source.max_length),
+        source=source.name_or_path,
+        revision=source.revision,
+    )
+
+
+def load_finished(folder: Path, head: Head) -> PreTrainedModel:
+    """Load a model that was saved whole; every parameter must be in the file."""
+    auto_class = getattr(transformers, head.auto_class)
+    with explained(str(folder)):
+        model, info = auto_class.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, dtype="float32"
+        )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        missing = ", ".join(sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})))
+        raise InputError(f"the saved model lacks parameters: {missing}", where=str(folder))
+    return model.eval()
+
+
+def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
+    """The longest input in tokens: what was asked for, within what the model can take.
+
+    RoBERTa's position table starts after the padding index, so two of its rows are no positions.
+
+    Raises:
+        InputError: More was asked for than the model has positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
+        positions -= (config.pad_token_id or 0) + 1
+    limits = [n for n in (positions, tokenizer.model_max_length) if n and 0 < n < _NO_LIMIT]
+    # A position count of -1 or 0 (DeBERTa) means relative positions: any length works.
+    limit = min(limits) if limits else 512
+    if asked and positions and 0 < positions < asked:
+        raise InputError(f"model.max_length is {asked}, the model has {positions} positions")
+    return asked or limit
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what transformers raises about a model's files into an `InputError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the model cannot be loaded: {first}",
+            where=name,
+            hint="check the id or path, the revision, the network and (for a private or gated "
+            "model) `hf auth login`; without a network, give a local folder",
+        ) from None
+    except (ValueError, ImportError, KeyError) as error:
+        raise InputError(f"transformers cannot load it: {error}", where=name) from None
+
+
+def _hub(located: Located, source: ModelSource) -> Mapping[str, Any]:
+    if located.folder is not None:
+        return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
+    return {"trust_remote_code": source.trust_remote_code, "revision": source.revision or "main"}

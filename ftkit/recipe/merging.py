@@ -1,0 +1,127 @@
+"""One tree out of several: parents named by `extends`, the recipe, and `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftkit.errors import UsageError
+from ftkit.recipe.reading import KeyPath, Places, read_file, read_value
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe's tree before it is checked.
+
+    Attributes:
+        tree: Nested keys and values.
+        places: Where each key was said, for messages.
+        folders: The folder that a relative path under each key counts from.
+    """
+
+    tree: dict[str, Any]
+    places: Places = field(default_factory=dict)
+    folders: dict[KeyPath, Path] = field(default_factory=dict)
+
+    def folder_of(self, path: KeyPath) -> Path:
+        """The folder that the value at `path` resolves against."""
+        while path not in self.folders and path:
+            path = path[:-1]
+        return self.folders.get(path, Path())
+
+
+def read_chain(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, ...] = ()) -> Source:
+    """Read a recipe with the parents it `extends`, the nearest winning.
+
+    Args:
+        path: The recipe file.
+        find: Turns the text of `extends` and the folder it was said in into a path.
+        seen: The recipes on the way here.
+
+    Raises:
+        UsageError: A parent is missing, or the chain comes back to itself.
+    """
+    path = path.resolve()
+    if path in seen:
+        chain = " -> ".join(recipe.name for recipe in (*seen, path))
+        raise UsageError(f"extends: the chain comes back to itself: {chain}", where=str(path))
+    tree, places = read_file(path)
+    own = Source(tree, places, dict.fromkeys(_leaves(tree), path.parent))
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return own
+    if not isinstance(parent, str):
+        raise UsageError("extends: one path or recipe name is needed", where=places[("extends",)])
+    return merge(read_chain(find(parent, path.parent), find, (*seen, path)), own)
+
+
+def read_overrides(overrides: Sequence[str], folder: Path) -> Source:
+    """Turn `key.path=value` strings into a source; relative paths count from `folder`.
+
+    >>> read_overrides(["training.learning_rate=2e-5"], Path()).tree
+    {'training': {'learning_rate': 2e-05}}
+    """
+    source = Source({})
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        keys = key.strip().split(".")
+        if not equals or not all(keys):
+            raise UsageError(
+                f"--set {override!r}: expected key=value",
+                hint="for example --set training.learning_rate=1e-4",
+            )
+        value = read_value(text)
+        tree: dict[str, Any] = {keys[-1]: value}
+        for name in reversed(keys[:-1]):
+            tree = {name: tree}
+        place = f"--set {override}"
+        paths = list(_leaves(tree))
+        source = merge(source, Source(tree, dict.fromkeys(paths, place), dict.fromkeys(paths, folder)))
+    return source
+
+
+def merge(base: Source, top: Source) -> Source:
+    """Lay one source over another: mappings key by key, everything else replaced.
+
+    A component of another `type` replaces the whole block: the options of `lora` mean
+    nothing to `prompt`.
+    """
+    replaced: set[KeyPath] = set()
+    tree = _merge(base.tree, top.tree, (), replaced)
+
+    def kept(path: KeyPath) -> bool:
+        return not any(path[: len(gone)] == gone for gone in replaced)
+
+    places = {path: place for path, place in base.places.items() if kept(path)} | top.places
+    folders = {path: folder for path, folder in base.folders.items() if kept(path)} | top.folders
+    return Source(tree, places, folders)
+
+
+def _merge(
+    base: dict[str, Any], top: dict[str, Any], path: KeyPath, replaced: set[KeyPath]
+) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old, here = base.get(key), (*path, key)
+        if here in {("task",), ("method",)}:
+            # A component's bare name is its block without options.
+            old, value = (({"type": v} if isinstance(v, str) else v) for v in (old, value))
+        if isinstance(old, dict) and isinstance(value, dict) and _same_type(old, value):
+            merged[key] = _merge(old, value, here, replaced)
+        else:
+            merged[key] = value
+            replaced.add(here)
+    return merged
+
+
+def _same_type(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return "type" not in new or old.get("type", new["type"]) == new["type"]
+
+
+def _leaves(tree: Any, path: KeyPath = ()) -> list[KeyPath]:
+    """The path of every key in a tree, inner ones included."""
+    if isinstance(tree, dict):
+        return [path, *(leaf for key, value in tree.items() for leaf in _leaves(value, (*path, key)))]
+    return [path]

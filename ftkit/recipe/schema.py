@@ -1,0 +1,147 @@
+"""The recipe: what it may say, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, create_model, model_validator
+
+from ftkit.component import Block, discover, one_of
+from ftkit.data.source import DataSource
+from ftkit.families.base import Family
+from ftkit.models.source import ModelSource
+from ftkit.methods.base import Method
+from ftkit.metrics.base import Headline, Metric
+from ftkit.tasks.base import Task
+from ftkit.training.arguments import training_block
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOSS = "loss"
+
+
+class Gate(Block):
+    """Bounds that a score must keep; a score that was not computed fails its gate."""
+
+    min: float | None = None
+    """The lowest score that passes."""
+    max: float | None = None
+    """The highest score that passes."""
+    baseline: str | None = None
+    """A metrics.json to compare with, such as another run's."""
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    """How far the score may fall below the baseline's (above it, where lower is better)."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Gate:
+        if self.min is None and self.max is None and self.max_drop is None:
+            raise ValueError("a gate needs min, max, or baseline with max_drop")
+        if (self.baseline is None) != (self.max_drop is None):
+            raise ValueError("baseline and max_drop go together")
+        return self
+
+
+class EarlyStopping(Block):
+    """When to stop before the last epoch."""
+
+    patience: PositiveInt = 3
+    """Evaluations without improvement to wait for."""
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    """The smallest change that counts as an improvement."""
+
+
+class EngineSettings(Block):
+    """How the arithmetic is done; the results stay the same up to rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
+
+
+class _RecipeBase(Block):
+    """One task, one model, one way to solve it, and how it is measured."""
+
+    model_config = ConfigDict(title="ftkit recipe")
+
+    model: ModelSource
+    """Where the pretrained weights come from."""
+    data: DataSource
+    """Where the rows come from."""
+    gates: dict[str, Gate] = {}
+    """Bounds by metric (or by path, such as `per_label.refund.f1`); one that fails is exit 4."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when the validation score no longer improves."""
+    engine: EngineSettings = EngineSettings()
+    """Precision."""
+    output_dir: str
+    """The run folder, relative to where the command is typed."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of new weights, data order and dropout."""
+
+    if TYPE_CHECKING:
+        task: Task
+        method: Method
+        metrics: list[Metric]
+        training: Block
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_metrics(cls, tree: Any) -> Any:
+        """A recipe that names no metrics gets those of its task."""
+        if not isinstance(tree, dict) or "metrics" in tree:
+            return tree
+        task = tree.get("task")
+        if not isinstance(task, Task):
+            options = {"type": task} if isinstance(task, str) else task
+            kind = discover(Task).get((options or {}).get("type", "")) if isinstance(options, dict) else None
+            if kind is None:
+                return {**tree, "metrics": []}
+            known = {key: value for key, value in options.items() if key in kind.model_fields}
+            task = kind.model_construct(**known)
+        return {**tree, "metrics": list(task.default_metrics)}
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What the `training` block says, nothing else."""
+        return self.training.model_dump(exclude_none=True)
+
+    @property
+    def best_metric(self) -> tuple[str, bool]:
+        """The validation score that chooses the checkpoint, and whether more is better."""
+        headlines = [metric for metric in self.metrics if isinstance(metric, Headline)]
+        name = self.arguments.get("metric_for_best_model") or (
+            headlines[0].name() if headlines else LOSS
+        )
+        name = name.removeprefix("eval_")
+        if (given := self.arguments.get("greater_is_better")) is not None:
+            return name, given
+        better = {metric.name(): metric.greater_is_better for metric in headlines}
+        return name, better.get(name, False)
+
+    def family_of(self, config: Mapping[str, Any]) -> type[Family] | None:
+        """The family that owns a model configuration."""
+        owners = [family for family in discover(Family).values() if family.owns(config)]
+        return owners[0] if owners else None
+
+
+Recipe: Any = create_model(
+    "Recipe",
+    __base__=_RecipeBase,
+    __doc__=_RecipeBase.__doc__,
+    task=(one_of(Task), Field(description="What is to be predicted.")),
+    method=(one_of(Method), Field(description="The way to solve the task.")),
+    metrics=(list[one_of(Metric)], Field(description="The scores; by default those of the task.")),  # type: ignore[misc]
+    training=(
+        training_block(),
+        Field(default_factory=training_block(), description="transformers' `TrainingArguments`."),
+    ),
+)
+if TYPE_CHECKING:
+    Recipe = _RecipeBase
+
+BLOCK_ORDER = (
+    "task", "model", "data", "method", "training", "early_stopping", "engine",
+    "metrics", "gates", "output_dir", "seed",
+)  # fmt: skip

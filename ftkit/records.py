@@ -1,0 +1,101 @@
+"""What flows between the stages: records in, predictions out, scores at the end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+SPLITS = ("train", "validation", "test")
+
+Target: TypeAlias = str | tuple[str, ...]
+"""What is asked of a row: one label, or the set of its labels (sorted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row, ready for any method.
+
+    Attributes:
+        text: The text, or the first of a pair.
+        text_pair: The second text of a pair.
+        target: The right answer; `None` where the data holds none.
+        where: File and line (or row), for messages.
+    """
+
+    text: str
+    text_pair: str | None = None
+    target: Target | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer to one record: `value` has the type of the record's target.
+
+    Attributes:
+        value: The predicted label, or the tuple of predicted labels.
+        scores: Probability of every label, each in [0, 1].
+    """
+
+    value: Target
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The records of a recipe by split, and the label names in the model's order."""
+
+    splits: Mapping[str, Sequence[Record]]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, split: str) -> Sequence[Record]:
+        return self.splits.get(split, ())
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Rows and content hash of every split, the same whatever file held them."""
+        return {
+            split: {"rows": len(records), "sha256": fingerprint(records)}
+            for split, records in self.splits.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A headline score with its 95 % bootstrap interval (`None`: not computed)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        split: The split that was scored.
+        rows: How many records were scored.
+        metrics: Headline scores by metric name.
+        details: Tables by name: per-label scores, the confusion matrix.
+    """
+
+    split: str
+    rows: int
+    metrics: Mapping[str, Score]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """SHA-256 over texts and targets in order (not over file names)."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr((record.text, record.text_pair, record.target)).encode())
+    return digest.hexdigest()
+
+
+def labelled(records: Sequence[Record]) -> bool:
+    """Whether the split holds answers (a hidden test set does not)."""
+    return bool(records) and records[0].target is not None

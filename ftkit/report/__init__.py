@@ -1,0 +1,1 @@
+"""What people read of a run: the model card and the tables."""

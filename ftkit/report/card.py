@@ -1,0 +1,96 @@
+"""The model card of a run: what it is, how good it is, and how to load it without ftkit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftkit.run import Run
+
+
+def model_card(run: Run) -> str:
+    """README.md of a run folder."""
+    recipe, manifest = run.recipe, run.manifest
+    lines = [
+        f"# {run.folder.name}",
+        "",
+        f"A {recipe.task.type} model: `{recipe.model.name_or_path}`, method `{recipe.method.type}`, "
+        f"made with ftkit {manifest['versions'].get('ftkit', '')}.",
+        "",
+        *_scores(run.metrics),
+        "## Data",
+        "",
+        "| split | rows | SHA-256 |",
+        "|---|---|---|",
+        *(f"| {s} | {d['rows']} | `{d['sha256'][:16]}` |" for s, d in manifest["data"].items()),
+        "",
+        *([*(f"- {note}" for note in manifest["notes"]), ""] if manifest["notes"] else []),
+        f"Labels: {', '.join(manifest['labels'])}.",
+        "",
+        "## Use",
+        "",
+        f"With ftkit: `ftkit predict {run.folder.name} --text \"...\"`.",
+        "Without it, from this folder:",
+        "",
+        "```python",
+        snippet(run),
+        "```",
+        "",
+        "## Make it again",
+        "",
+        f"`ftkit finetune recipe.yaml`, seed {recipe.seed}, precision {manifest['precision']}; "
+        "versions and hardware are in `manifest.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def snippet(run: Run) -> str:
+    """Python that loads `model/` with transformers (and peft) alone and predicts one text."""
+    example = '{"text": "...", "text_pair": "..."}' if "text_pair" in run.recipe.data.columns else '"..."'
+    every = ", top_k=None" if getattr(run.recipe.task, "multi_label", False) else ""
+    use = f"print(classify({example}, truncation=True, max_length={run.max_length}{every}))"
+    if not run.recipe.method.adapters:
+        return "\n".join(
+            [
+                "from transformers import pipeline",
+                "",
+                'classify = pipeline("text-classification", model="model")',
+                use,
+            ]
+        )
+    revision = f", revision={run.recipe.model.revision!r}" if run.recipe.model.revision else ""
+    return "\n".join(
+        [
+            "import json",
+            "",
+            "from peft import PeftModel",
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",
+            "",
+            run.recipe.model.snippet(),
+            'head = json.load(open("model/head.json"))',
+            f"model = AutoModelForSequenceClassification.from_pretrained(base{revision}, "
+            "ignore_mismatched_sizes=True, **head)",
+            'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
+            'tokenizer = AutoTokenizer.from_pretrained("model")',
+            'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)',
+            use,
+        ]
+    )
+
+
+def _scores(metrics: dict[str, Any]) -> list[str]:
+    if not metrics:
+        return []
+    rows = [
+        f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} |"
+        for name, score in metrics["metrics"].items()
+    ]
+    return [
+        f"## Scores on {metrics['split']} ({metrics['rows']} rows)",
+        "",
+        "| metric | score | 95 % interval |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]

@@ -1,0 +1,338 @@
+"""The run folder: what a run leaves behind, found again and reloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ftkit.errors import InputError, UsageError
+from ftkit.models.source import weights_sha256
+from ftkit.recipe import Recipe, load_recipe
+from ftkit.recipe.loading import to_tree, to_yaml
+from ftkit.records import Dataset, Prediction, Record, Scores
+from ftkit.tasks.base import Task
+from ftkit.training.setup import Workplace
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn")
+# A run is made of these; a recipe that differs in another block can still evaluate it.
+_MADE_OF = ("task", "model", "method")
+
+
+class Run:
+    """A run folder with its recipe and manifest.
+
+    Attributes:
+        folder: Where it is.
+        recipe: The complete recipe it was made with.
+        manifest: Versions, data, labels, figures; empty before the run starts.
+        metrics: The scores of the finished run, as in metrics.json.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.manifest = manifest
+
+    # Opening ----------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> Run:
+        """The run that a recipe is about to make; nothing is written or removed yet.
+
+        Raises:
+            UsageError: The folder is in use, or `resume` meets a run of another recipe.
+            InputError: The folder cannot be written.
+        """
+        folder = Path(recipe.output_dir).absolute()
+        _refuse_unwritable(folder)
+        run = cls(folder, recipe, {})
+        if not folder.exists() or not any(folder.iterdir()):
+            return run
+        if resume:
+            return run._resumed()
+        is_run = (folder / MANIFEST).is_file()
+        if not overwrite:
+            raise UsageError(
+                "the run folder is not empty",
+                where=str(folder),
+                hint=(
+                    "go on with --resume, replace it with --overwrite, or choose another with "
+                    "--set output_dir=DIR"
+                    if is_run
+                    else "choose another with --set output_dir=DIR"
+                ),
+            )
+        if not is_run:
+            raise UsageError(
+                "--overwrite replaces a run folder, and this folder holds something else",
+                where=str(folder),
+                hint="choose another with --set output_dir=DIR",
+            )
+        return run
+
+    @classmethod
+    def load(cls, folder: str | Path, overrides: Sequence[str] = ()) -> Run:
+        """A finished run.
+
+        Args:
+            folder: The run folder.
+            overrides: `key=value` strings for what evaluation may change, such as the data.
+
+        Raises:
+            UsageError: This is no run folder, it is not finished, or an override changes what
+                the model is.
+        """
+        folder = Path(folder).absolute()
+        manifest = read_manifest(folder)
+        if not manifest.get("finished"):
+            raise UsageError(
+                "this run is not finished", where=str(folder), hint="go on with ftkit finetune RECIPE --resume"
+            )
+        stored = load_recipe(folder / "recipe.yaml")
+        recipe = load_recipe(folder / "recipe.yaml", overrides) if overrides else stored
+        refuse_other_model(stored, recipe, folder)
+        return cls(folder, recipe, manifest)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Run:
+        """The finished run in a recipe's `output_dir`, to be evaluated as the recipe says now.
+
+        Raises:
+            UsageError: There is none, or it was made with another task, model or method.
+        """
+        folder = Path(recipe.output_dir).absolute()
+        if not (folder / MANIFEST).is_file():
+            raise UsageError(
+                "there is no run to evaluate",
+                where=str(folder),
+                hint="train it first with ftkit finetune; a new head would only give a random score",
+            )
+        run = cls.load(folder)
+        refuse_other_model(run.recipe, recipe, folder)
+        return cls(folder, recipe, run.manifest)
+
+    def _resumed(self) -> Run:
+        """This run as far as it got, if it was started with the same recipe."""
+        if not (self.folder / MANIFEST).is_file():
+            raise UsageError(
+                "there is no run to resume in this folder", where=str(self.folder),
+                hint="choose another with --set output_dir=DIR",
+            )  # fmt: skip
+        self.manifest = read_manifest(self.folder)
+        stored = load_recipe(self.folder / "recipe.yaml")
+        if changes := differences(stored, self.recipe):
+            raise UsageError(
+                "the recipe is not the one this run was started with:\n  " + "\n  ".join(changes),
+                where=str(self.folder),
+                hint="restore the recipe to go on, or start anew with --overwrite",
+            )
+        return self
+
+    # While it runs ----------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.manifest.get("finished"))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.manifest["labels"])
+
+    @property
+    def max_length(self) -> int:
+        return int(self.manifest["training"]["max_length"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def workplace(self, *, resume: bool = False) -> Workplace:
+        return Workplace(self.folder, resume)
+
+    def start(self, dataset: Dataset, *, limit: int | None, resume: bool = False) -> None:
+        """Write the recipe and what is known before training; an older run is removed.
+
+        Raises:
+            UsageError: A resumed run would see other data than it started with.
+        """
+        data = dataset.fingerprints()
+        if resume and self.manifest:
+            if self.manifest["data"] != data:
+                raise UsageError(
+                    "the data is not what this run was started with", where=str(self.folder),
+                    hint="restore the data (or --limit) to go on, or start anew with --overwrite",
+                )  # fmt: skip
+            return
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        (self.folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
+        located = self.recipe.model.locate()
+        self.manifest = {
+            "finished": False,
+            "versions": _versions(),
+            "hardware": _hardware(),
+            "seed": self.recipe.seed,
+            "limit": limit,
+            "labels": list(dataset.labels),
+            "data": data,
+            "notes": list(dataset.notes),
+            "base_model": {
+                "source": self.recipe.model.name_or_path,
+                "revision": self.recipe.model.revision,
+                "sha256": weights_sha256(located.folder) if located.folder else None,
+            },
+        }
+        self._write_manifest()
+
+    def finish(
+        self,
+        figures: Mapping[str, Any],
+        scores: Scores | None,
+        records: Sequence[Record],
+        predictions: Sequence[Prediction],
+        *,
+        head: Mapping[str, Any],
+        precision: str,
+    ) -> None:
+        """Write the results and drop the checkpoints; from here on the run can be used."""
+        from ftkit.report.card import model_card
+
+        self.manifest |= {"training": dict(figures), "precision": precision}
+        if self.recipe.method.adapters:
+            write_json(self.folder / "model" / "head.json", head)
+        if scores is not None:
+            write_json(self.folder / "metrics.json", scores_json(scores, precision))
+            write_predictions(self.folder / "predictions.jsonl", records, predictions, self.recipe.task)
+        (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
+        shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)
+        self.manifest["finished"] = True
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        write_json(self.folder / MANIFEST, self.manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises:
+        UsageError: This is no run folder.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(
+            "this is not a run folder (no readable manifest.json)", where=str(folder),
+            hint="ftkit finetune makes one in the recipe's output_dir",
+        ) from None  # fmt: skip
+    return dict(manifest)
+
+
+def differences(old: Recipe, new: Recipe, blocks: Sequence[str] = ()) -> list[str]:
+    """The keys in which two recipes differ, as sentences; `output_dir` does not count."""
+    before, after = _flat(to_tree(old)), _flat(to_tree(new))
+    changed = [
+        key
+        for key in [*before, *(key for key in after if key not in before)]
+        if before.get(key) != after.get(key) and key != "output_dir"
+    ]
+    return [
+        f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
+        for key in changed
+        if not blocks or key.partition(".")[0] in blocks
+    ]
+
+
+def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
+    """A finished run cannot be evaluated as if it were another one."""
+    if changes := differences(stored, asked, _MADE_OF):
+        raise UsageError(
+            "the run was made with another task, model or method:\n  " + "\n  ".join(changes),
+            where=str(folder),
+            hint="train this recipe in an output_dir of its own",
+        )
+
+
+def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
+    """Scores as metrics.json holds them."""
+    return {
+        "split": scores.split,
+        "rows": scores.rows,
+        "precision": precision,
+        "metrics": {name: asdict(score) for name, score in scores.metrics.items()},
+        "details": dict(scores.details),
+    }
+
+
+def write_predictions(
+    path: Path, records: Sequence[Record], predictions: Sequence[Prediction], task: Task
+) -> None:
+    """One line of JSON a record: the text, the right answer, the predicted one, the scores."""
+    with path.open("w", encoding="utf-8") as file:
+        for record, prediction in zip(records, predictions, strict=True):
+            row = {
+                "text": record.text,
+                **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
+                "target": record.target,
+                "prediction": prediction.value,
+                "scores": {name: round(score, 6) for name, score in prediction.scores.items()},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON, whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Say before training, not after it, that results cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("output_dir is a file, not a folder", where=str(folder))
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            "the run folder cannot be written", where=str(existing), hint="choose another output_dir"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}

@@ -1,0 +1,79 @@
+"""Score predictions against records: the same code for every method, split and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftkit.errors import InputError
+from ftkit.metrics.base import Headline, Metric
+from ftkit.metrics.bootstrap import interval
+from ftkit.records import Dataset, Prediction, Record, Score, Scores, labelled
+from ftkit.training.setup import Estimator
+
+
+def evaluate_split(
+    estimator: Estimator, dataset: Dataset, metrics: Sequence[Metric], split: str
+) -> tuple[Scores, list[Prediction]]:
+    """Predict a split and score it."""
+    records = dataset[split]
+    predictions = estimator.predict(records)
+    return score(predictions, records, metrics, dataset.labels, split), predictions
+
+
+def score(
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    metrics: Sequence[Metric],
+    labels: Sequence[str],
+    split: str,
+) -> Scores:
+    """Score predictions, each headline with its bootstrap interval."""
+    references, values = _values(predictions, records)
+    headlines = {}
+    details = {}
+    for metric in metrics:
+        result = metric.compute(references, values, labels)
+        if isinstance(metric, Headline):
+            headlines[metric.name()] = Score(result, *interval(metric, references, values, labels))
+        else:
+            details[metric.name()] = result
+    return Scores(split, len(records), headlines, details)
+
+
+def headline_scores(
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    metrics: Sequence[Metric],
+    labels: Sequence[str],
+) -> dict[str, float]:
+    """The headline scores alone, for validation during training."""
+    references, values = _values(predictions, records)
+    return {m.name(): m.compute(references, values, labels) for m in metrics if isinstance(m, Headline)}
+
+
+def choose_split(dataset: Dataset, asked: str | None) -> str:
+    """The split to score: the one asked for, else test, else validation.
+
+    Raises:
+        InputError: It does not exist, or holds no labels.
+    """
+    if asked is None:
+        usable = [split for split in ("test", "validation") if labelled(dataset[split])]
+        if not usable:
+            raise InputError(
+                "there is no labelled test or validation split to score",
+                hint="give data.test_file, data.validation_fraction, or another file with --set",
+            )
+        return usable[0]
+    if not dataset[asked]:
+        raise InputError(f"there is no {asked} split", hint=f"splits: {', '.join(dataset.splits)}")
+    if not labelled(dataset[asked]):
+        raise InputError(f"the {asked} split holds no labels, so it cannot be scored")
+    return asked
+
+
+def _values(
+    predictions: Sequence[Prediction], records: Sequence[Record]
+) -> tuple[list[Any], list[Any]]:
+    return [record.target for record in records], [prediction.value for prediction in predictions]

@@ -1,0 +1,208 @@
+"""Classification: one label or several for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field as Limits
+from pydantic import model_validator
+
+from ftkit.errors import InputError, UsageError
+from ftkit.records import Record, Target
+from ftkit.tasks.base import Field, Task
+
+if TYPE_CHECKING:
+    from ftkit.training.setup import Head
+    from ftkit.training.heads import Objective
+
+_MOST_LABELS_SHOWN = 12
+
+
+class Classification(Task):
+    """Assign one label, or several, to a text or a pair of texts."""
+
+    type: Literal["classification"] = "classification"
+    labels: list[str] | None = None
+    """Label names in the model's order; by default those of the training data, sorted."""
+    multi_label: bool = False
+    """Whether a row may carry any number of labels."""
+    label_separator: str = ","
+    """What stands between the labels of a row where they are written as one string."""
+    threshold: Annotated[float, Limits(gt=0, lt=1)] = 0.5
+    """With `multi_label`, the probability from which a label is predicted."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of each label in the loss; `balanced` weighs rare labels up."""
+
+    fields: ClassVar[Mapping[str, Field]] = {
+        "text": Field(("text", "sentence", "sentence1")),
+        "text_pair": Field(("text_pair", "sentence2"), required=False),
+        "label": Field(("label", "labels")),
+    }
+    answer_field: ClassVar[str] = "label"
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> Classification:
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels: a name stands twice")
+        return self
+
+    @property
+    def answer(self) -> str:
+        return "label set" if self.multi_label else "label"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        if self.multi_label:
+            return ["micro_f1", "macro_f1", "per_label"]
+        return ["accuracy", "macro_f1", "per_label", "confusion_matrix"]
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        pair = values.get("text_pair")
+        return Record(
+            text=_text(values.get("text"), "text", where),
+            text_pair=None if "text_pair" not in values else _text(pair, "text_pair", where),
+            target=self._answer(values.get("label"), where),
+            where=where,
+        )
+
+    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
+        if self.labels or declared:
+            names = tuple(self.labels or declared)
+        else:
+            names = tuple(sorted({name for r in train for name in _names(r.target)}, key=_natural))
+        if len(names) < (1 if self.multi_label else 2):
+            only = f"only the label {names[0]!r}" if names else "no label"
+            raise InputError(
+                f"the training data holds {only}: there is nothing to tell apart",
+                where=train[0].where.rpartition(":")[0] if train else "",
+                hint="classification needs rows of at least two labels",
+            )
+        return names
+
+    def settle(self, record: Record, labels: Sequence[str]) -> Record:
+        if record.target is None:
+            return record
+        if not self.multi_label:
+            return replace(record, target=self._label(record.target, labels, record.where))
+        chosen = {self._label(name, labels, record.where) for name in record.target}
+        return replace(record, target=tuple(name for name in labels if name in chosen))
+
+    def stratum(self, record: Record) -> str:
+        return "|".join(map(str, _names(record.target)))
+
+    def head(self, labels: Sequence[str]) -> Head:
+        from ftkit.training.setup import Head
+
+        problem = "multi_label_classification" if self.multi_label else "single_label_classification"
+        return Head(
+            auto_class="AutoModelForSequenceClassification",
+            config={
+                "num_labels": len(labels),
+                "id2label": dict(enumerate(labels)),
+                "label2id": {name: number for number, name in enumerate(labels)},
+                "problem_type": problem,
+            },
+        )
+
+    def objective(
+        self, labels: Sequence[str], train: Sequence[Record], *, label_smoothing: float
+    ) -> Objective:
+        from ftkit.training.heads import SequenceHead
+
+        if self.multi_label and label_smoothing:
+            raise UsageError("training.label_smoothing_factor is for one label a row, not for several")
+        return SequenceHead(
+            labels=tuple(labels),
+            multi_label=self.multi_label,
+            threshold=self.threshold,
+            weights=self._weights(labels, train),
+            label_smoothing=label_smoothing,
+        )
+
+    def answer_json(self, value: Any) -> dict[str, Any]:
+        return {"labels": list(value)} if self.multi_label else {"label": value}
+
+    def _weights(self, labels: Sequence[str], train: Sequence[Record]) -> list[float] | None:
+        """Weight of each label; for several labels a row, of its positive cases."""
+        if self.class_weights is None:
+            return None
+        if isinstance(self.class_weights, dict):
+            if unknown := sorted(set(self.class_weights) - set(labels)):
+                raise UsageError(
+                    f"task.class_weights: {unknown[0]!r} is no label",
+                    hint=f"labels: {', '.join(labels)}",
+                )
+            return [self.class_weights.get(name, 1.0) for name in labels]
+        count = Counter(name for record in train for name in _names(record.target))
+        if self.multi_label:
+            return [(len(train) - count[name]) / count[name] if count[name] else 1.0 for name in labels]
+        return [len(train) / (len(labels) * count[name]) if count[name] else 1.0 for name in labels]
+
+    def _answer(self, value: Any, where: str) -> Target | None:
+        """The row's label or labels as written; `None` where the data holds no answer."""
+        if not self.multi_label:
+            return None if value in (None, "", -1, "-1") else _label_text(value, where)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(self.label_separator) if part.strip()]
+        if not isinstance(value, list):
+            raise InputError(
+                f"the label is {value!r}; with multi_label a list is needed, or a string with "
+                f"{self.label_separator!r} between the labels",
+                where=where,
+            )
+        return tuple(_label_text(part, where) for part in value)
+
+    def _label(self, written: str, labels: Sequence[str], where: str) -> str:
+        """The label's name: as written, or by its number where names were given."""
+        if written in labels:
+            return written
+        if written.isdecimal() and int(written) < len(labels) and not all(n.isdecimal() for n in labels):
+            return labels[int(written)]
+        close = get_close_matches(written, labels, n=1)
+        shown = ", ".join(labels[:_MOST_LABELS_SHOWN]) + (", ..." if len(labels) > _MOST_LABELS_SHOWN else "")
+        raise InputError(
+            f"the label {written!r} is not among the {len(labels)} labels of the training data"
+            + (f"; did you mean {close[0]!r}?" if close else ""),
+            where=where,
+            hint=f"labels: {shown}",
+        )
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        kind = "missing (null)" if value is None else "empty"
+        raise InputError(f"the {field} is {kind}", where=where, hint="remove the row or fill it in")
+    if not isinstance(value, str):
+        raise InputError(
+            f"the {field} is {value!r}, a {type(value).__name__}, not a text",
+            where=where,
+            hint="write it as a string, or map the right column with data.columns",
+        )
+    return value
+
+
+def _label_text(value: Any, where: str) -> str:
+    """A label as its name: integers and whole floats by their digits."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (str, int)):
+        return str(value).strip()
+    hint = "for several labels a row set task.multi_label: true" if isinstance(value, list) else ""
+    raise InputError(f"the label is {value!r}, a {type(value).__name__}", where=where, hint=hint)
+
+
+def _names(target: Target | None) -> tuple[str, ...]:
+    if target is None:
+        return ()
+    return (target,) if isinstance(target, str) else target
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Numbers in their order, then words in theirs."""
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)

@@ -1,0 +1,1 @@
+"""The engine: transformers' Trainer with the parts it lacks."""

@@ -1,0 +1,303 @@
+"""The estimator of every method that trains."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from ftkit.errors import InputError, UsageError
+from ftkit.records import Prediction, Record
+from ftkit.training.batches import Collator, by_length
+from ftkit.training.checkpoints import newest_checkpoint
+from ftkit.training.engine import Engine
+from ftkit.training.heads import Encoded, Features
+from ftkit.training.precision import autocast, resolve_precision
+from ftkit.training.progress import LogFile, Progress
+from ftkit.training.setup import Scorer, Setup, Workplace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ftkit.training.setup import Loaded
+
+log = logging.getLogger("ftkit")
+
+_EVAL_BATCH = 64
+_ROWS_COMPARED = 64
+_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
+
+
+class TrainedEstimator:
+    """Fits a model with the engine; predicts in batches of similar length.
+
+    Args:
+        setup: The task on a model.
+        adapt: Makes the loaded model trainable in the method's way.
+        restore: Loads what `fit` saved.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        adapt: Callable[[Loaded], nn.Module],
+        restore: Callable[[Path], PreTrainedModel],
+    ) -> None:
+        self.setup = setup
+        self.adapt = adapt
+        self.restore = restore
+        self.precision = resolve_precision(setup.precision)
+        self.model: Any = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.max_length = 0
+
+    # Fitting ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Sequence[Record],
+        validation: Sequence[Record],
+        score: Scorer,
+        workplace: Workplace,
+    ) -> dict[str, Any]:
+        """Train, save `model/`, reload it and compare.
+
+        Args:
+            train: Records to learn from.
+            validation: Records to choose the checkpoint on; may be empty.
+            score: Scores validation predictions.
+            workplace: Where checkpoints, log and model go.
+
+        Returns:
+            Figures of the run: steps, seconds, parameters, truncated rows.
+
+        Raises:
+            DivergedError: A loss or a gradient is not finite.
+            InputError: The saved model does not predict what the trained one did.
+        """
+        arguments = self._arguments(workplace, bool(validation))
+        set_seed(self.setup.seed)
+        loaded = self.setup.load()
+        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        encoded = self._encode(train)
+        figures = self._describe(loaded, encoded, len(train))
+        engine = Engine(
+            self.model,
+            arguments,
+            features=encoded.features,
+            collator=self.collator,
+            where=[record.where for record in train],
+            evaluate=self._validation(validation, score) if validation else None,
+            callbacks=self._callbacks(workplace, bool(validation)),
+        )
+        # Progress and log file are our own.
+        engine.remove_callback(_stock_progress())
+        started = time.perf_counter()
+        checkpoint = newest_checkpoint(workplace.checkpoints) if workplace.resume else None
+        if checkpoint:
+            log.info("Resuming from %s", checkpoint.name)
+        engine.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        figures["steps"] = engine.state.global_step
+        figures["train_seconds"] = round(time.perf_counter() - started, 2)
+        figures["best_step"] = engine.state.best_global_step
+        self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
+        self.model.eval()
+        if PartialState().is_main_process:
+            self.save(workplace.model, engine)
+        PartialState().wait_for_everyone()
+        self._compare_saved(workplace.model, validation or train)
+        return figures
+
+    def save(self, folder: Path, engine: Engine) -> None:
+        """Write the model and its tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.save_weights(folder)
+        assert self.tokenizer is not None
+        self.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path, train: Sequence[Record]) -> None:
+        """Take up what an earlier `fit` saved.
+
+        Args:
+            folder: The run's `model/`.
+            train: Records whose label counts decide class weights; may be empty to predict.
+        """
+        model = self.restore(folder)
+        tokenizer = self.setup.load_tokenizer(folder)
+        limit = self.setup.max_length
+        assert limit is not None, "a finished run knows its longest input"
+        self._use(model, tokenizer, limit, train)
+
+    def _use(
+        self, model: nn.Module, tokenizer: Any, max_length: int, train: Sequence[Record]
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.objective = self.setup.objective(train)
+        self.collator = Collator(tokenizer, self.objective)
+
+    def _encode(self, records: Sequence[Record]) -> Encoded:
+        assert self.tokenizer is not None
+        return self.objective.encode(records, self.tokenizer, self.max_length)
+
+    def _describe(self, loaded: Loaded, encoded: Encoded, rows: int) -> dict[str, Any]:
+        """Say and record what is trained, and what was cut."""
+        total = sum(p.numel() for p in self.model.parameters())
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        log.info(
+            "  %s of %s parameters are trained (%.1f %%), in %s",
+            f"{trained:,}", f"{total:,}", 100 * trained / total, self.precision,
+        )  # fmt: skip
+        if encoded.truncated:
+            log.warning(
+                "  %d of %d training rows are longer than %d tokens and are cut",
+                encoded.truncated, rows, self.max_length,
+            )  # fmt: skip
+        return {
+            "parameters": total,
+            "trained_parameters": trained,
+            "new_parameters": list(loaded.new_parameters),
+            "max_length": self.max_length,
+            "truncated_rows": encoded.truncated,
+        }
+
+    def _arguments(self, workplace: Workplace, validated: bool) -> TrainingArguments:
+        """The recipe's arguments over ftkit's defaults."""
+        metric, greater = self.setup.best_metric
+        chosen: dict[str, Any] = {
+            "logging_strategy": "steps",
+            "logging_steps": 0.05,
+            "save_strategy": "epoch",
+            "save_total_limit": 1,
+            "report_to": "none",
+            "per_device_eval_batch_size": _EVAL_BATCH,
+        }
+        if validated:
+            chosen |= {
+                "eval_strategy": "epoch",
+                "load_best_model_at_end": True,
+                "metric_for_best_model": metric,
+                "greater_is_better": greater,
+            }
+        chosen |= self.setup.arguments
+        if validated and chosen["save_strategy"] == "no":
+            chosen["load_best_model_at_end"] = False
+        try:
+            arguments = TrainingArguments(
+                output_dir=str(workplace.checkpoints),
+                seed=self.setup.seed,
+                data_seed=self.setup.seed,
+                use_cpu=not torch.accelerator.is_available(),
+                bf16=self.precision == "bf16",
+                fp16=self.precision == "fp16",
+                logging_nan_inf_filter=False,
+                remove_unused_columns=False,
+                restore_callback_states_from_checkpoint=True,
+                disable_tqdm=True,
+                **chosen,
+            )
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"training: {error}") from None
+        # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
+
+    def _callbacks(self, workplace: Workplace, validated: bool) -> list[TrainerCallback]:
+        callbacks: list[TrainerCallback] = [LogFile(workplace.log), Progress()]
+        if self.setup.early_stopping and validated:
+            patience, threshold = self.setup.early_stopping
+            callbacks.append(EarlyStoppingCallback(patience, threshold))
+        return callbacks
+
+    def _validation(
+        self, validation: Sequence[Record], score: Scorer
+    ) -> Callable[[], dict[str, float]]:
+        features = self._encode(validation).features
+
+        def evaluate() -> dict[str, float]:
+            predictions, loss = self._predict(features)
+            return {"loss": loss, **score(predictions)}
+
+        return evaluate
+
+    # Predicting -------------------------------------------------------------------------
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]:
+        """One prediction a record, in the records' order."""
+        return self._predict(self._encode(records).features)[0]
+
+    def _predict(self, features: Sequence[Features]) -> tuple[list[Prediction], float]:
+        """Predictions in order, and the mean loss (0 where rows have no labels).
+
+        Every process takes its share of the batches and gets all predictions.
+        """
+        state = PartialState()
+        batches = by_length(features, self._eval_batch())
+        mine: list[tuple[int, Prediction]] = []
+        sums = [0.0, 0.0]
+        for batch in batches[state.process_index :: state.num_processes]:
+            logits, loss, count = self._forward([features[row] for row in batch])
+            mine += zip(batch, self.objective.decode(logits), strict=True)
+            sums = [sums[0] + loss, sums[1] + count]
+        everyone = gather_object(mine) if state.num_processes > 1 else mine
+        parts = gather_object([sums]) if state.num_processes > 1 else [sums]
+        ordered = [prediction for _, prediction in sorted(everyone, key=lambda pair: pair[0])]
+        count = sum(part[1] for part in parts)
+        return ordered, sum(part[0] for part in parts) / count if count else 0.0
+
+    def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
+        """Logits of one batch on the CPU, with the summed loss and its count."""
+        device = PartialState().device
+        self.model.to(device).eval()
+        inputs = {name: value.to(device) for name, value in self.collator.pad(features).items()}
+        with torch.inference_mode(), autocast(device, self.precision):
+            logits = self.model(**inputs)["logits"].float().cpu()
+        if "labels" not in features[0]:
+            return logits, 0.0, 0.0
+        labels = self.objective.collate_labels(features)
+        losses, counts = self.objective.row_losses(logits, labels), self.objective.row_counts(labels)
+        return logits, losses.sum().item(), counts.sum().item()
+
+    def _eval_batch(self) -> int:
+        return int(self.setup.arguments.get("per_device_eval_batch_size", _EVAL_BATCH))
+
+    # Trust ------------------------------------------------------------------------------
+
+    def _compare_saved(self, folder: Path, records: Sequence[Record]) -> None:
+        """Reload the saved model and predict some rows again: a run that cannot be used is none.
+
+        Raises:
+            InputError: The logits differ by more than the precision explains.
+        """
+        features = self._encode(records[:_ROWS_COMPARED]).features
+        before = self._forward(features)[0]
+        trained = self.model
+        try:
+            self.model = self.restore(folder)
+            after = self._forward(features)[0]
+        finally:
+            self.model = trained
+        difference = (before - after).abs().max().item()
+        scale = max(1.0, before.abs().max().item())
+        if not difference <= _TOLERANCE[self.precision] * scale:
+            raise InputError(
+                f"the saved model predicts otherwise than the trained one (logits differ by "
+                f"{difference:.2g}); the run cannot be trusted",
+                where=str(folder),
+            )
+
+
+def _stock_progress() -> type[TrainerCallback]:
+    from transformers import PrinterCallback
+
+    return PrinterCallback

@@ -1,0 +1,163 @@
+"""Heads: from records to features, from logits to losses and predictions.
+
+An objective works row by row: it gives every row's summed loss and the number of items it
+counts for, so that the engine can divide by the count of the whole optimizer batch, however
+that batch is cut.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ftkit.records import Prediction, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Features: TypeAlias = dict[str, Any]
+Batch: TypeAlias = dict[str, Tensor]
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Features of records in order, and how many records were cut at the longest input."""
+
+    features: list[Features]
+    truncated: int
+
+
+class Objective(ABC):
+    """What a head's logits mean."""
+
+    @abstractmethod
+    def encode(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """Token ids (and `labels`, where the record has a target) of every record."""
+
+    @abstractmethod
+    def collate_labels(self, features: Sequence[Features]) -> Tensor:
+        """The labels of a batch as one tensor with a row each."""
+
+    @abstractmethod
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Summed loss of every row, shape (rows,), fp32."""
+
+    @abstractmethod
+    def row_counts(self, labels: Tensor) -> Tensor:
+        """What every row adds to the denominator of the mean loss, shape (rows,), fp32."""
+
+    @abstractmethod
+    def decode(self, logits: Tensor) -> list[Prediction]:
+        """One prediction a row."""
+
+
+@dataclass(frozen=True)
+class SequenceHead(Objective):
+    """One vector of logits a row: softmax over labels, or a sigmoid for each.
+
+    Args:
+        labels: Label names in the order of the logits.
+        multi_label: Whether labels are independent.
+        threshold: With `multi_label`, the probability from which a label is predicted.
+        weights: Weight of each label (of its positive cases, with `multi_label`).
+        label_smoothing: Share of the probability spread over all labels (Szegedy et al., 2016).
+    """
+
+    labels: tuple[str, ...]
+    multi_label: bool = False
+    threshold: float = 0.5
+    weights: Sequence[float] | None = None
+    label_smoothing: float = 0.0
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        number = {name: index for index, name in enumerate(self.labels)}
+        features: list[Features] = []
+        truncated = 0
+        for start in range(0, len(records), _CHUNK):
+            chunk = records[start : start + _CHUNK]
+            rows, cut = tokenize(chunk, tokenizer, max_length)
+            truncated += cut
+            for record, row in zip(chunk, rows, strict=True):
+                if record.target is not None:
+                    row["labels"] = self._label_vector(record.target, number)
+                features.append(row)
+        return Encoded(features, truncated)
+
+    def collate_labels(self, features: Sequence[Features]) -> Tensor:
+        values = [row["labels"] for row in features]
+        return torch.tensor(values, dtype=torch.float32 if self.multi_label else torch.long)
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.float()
+        weights = torch.tensor(self.weights, device=logits.device) if self.weights else None
+        if self.multi_label:
+            losses = functional.binary_cross_entropy_with_logits(
+                logits, labels, pos_weight=weights, reduction="none"
+            )
+            return losses.sum(dim=1)
+        return functional.cross_entropy(
+            logits, labels, weight=weights, reduction="none", label_smoothing=self.label_smoothing
+        )
+
+    def row_counts(self, labels: Tensor) -> Tensor:
+        if self.multi_label:
+            return torch.full((len(labels),), float(labels.shape[1]), device=labels.device)
+        if self.weights:
+            return torch.tensor(self.weights, device=labels.device)[labels]
+        return torch.ones(len(labels), device=labels.device)
+
+    def decode(self, logits: Tensor) -> list[Prediction]:
+        logits = logits.float()
+        probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).tolist()
+        predictions = []
+        for row in probabilities:
+            scores = dict(zip(self.labels, row, strict=True))
+            if self.multi_label:
+                chosen = tuple(name for name, score in scores.items() if score >= self.threshold)
+                predictions.append(Prediction(chosen, scores))
+            else:
+                predictions.append(Prediction(max(scores, key=scores.__getitem__), scores))
+        return predictions
+
+    def _label_vector(self, target: Any, number: dict[str, int]) -> Any:
+        if not self.multi_label:
+            return number[target]
+        vector = [0.0] * len(self.labels)
+        for name in target:
+            vector[number[name]] = 1.0
+        return vector
+
+
+def tokenize(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[Features], int]:
+    """Token ids of every record, and how many were cut at `max_length`.
+
+    Truncation and padding are always said: a tokenizer file can carry settings of its own
+    (those of sentence-transformers cut at 128 and pad to it).
+    """
+    pairs = [record.text_pair for record in records]
+    encoding = tokenizer(
+        [record.text for record in records],
+        pairs if pairs and pairs[0] is not None else None,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+    )
+    rows = [
+        {name: encoding[name][index] for name in tokenizer.model_input_names if name in encoding}
+        for index in range(len(records))
+    ]
+    return rows, sum(bool(one.overflowing) for one in encoding.encodings or ())

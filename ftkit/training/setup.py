@@ -1,0 +1,121 @@
+"""Everything a method needs to make an estimator, in plain values and functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ftkit.records import Prediction, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ftkit.training.heads import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: In evaluation mode, fp32, on the CPU.
+        tokenizer: The model's own.
+        new_parameters: Names of the parameters that the checkpoint did not hold and that were
+            initialised at random: they must be trained, and saved with any adapter.
+        max_length: The longest input in tokens.
+        source: What the recipe calls the model, for an adapter to name its base.
+        revision: Its revision, likewise.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    new_parameters: tuple[str, ...]
+    max_length: int
+    source: str = ""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The output layer a task asks for.
+
+    Attributes:
+        auto_class: The transformers auto class that builds it.
+        config: Values of the model's configuration: label names, problem type.
+    """
+
+    auto_class: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task on a model, before a method decides how to solve it.
+
+    Attributes:
+        load: Loads the pretrained model with the task's head.
+        load_finished: Loads a model that a run saved whole.
+        load_tokenizer: Loads the tokenizer that a run saved.
+        objective: Makes the objective from the training records.
+        arguments: The recipe's `training` block, without what it leaves out.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        seed: Seed of the weights, the data order and the dropout.
+        best_metric: Validation score that chooses the checkpoint, and whether more is better.
+        early_stopping: Evaluations without improvement to wait for, and the smallest improvement.
+        max_length: Longest input asked for; `None` for the model's own.
+    """
+
+    load: Callable[[], Loaded]
+    load_finished: Callable[[Path], PreTrainedModel]
+    load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
+    objective: Callable[[Sequence[Record]], Objective]
+    arguments: Mapping[str, Any]
+    precision: str
+    seed: int
+    best_metric: tuple[str, bool]
+    early_stopping: tuple[int, float] | None
+    max_length: int | None
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a run trains: its folder, and whether it goes on from a checkpoint there."""
+
+    folder: Path
+    resume: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+
+Scorer = Callable[[Sequence[Prediction]], Mapping[str, float]]
+"""Scores predictions for the validation records, by metric name."""
+
+
+class Estimator(Protocol):
+    """A model and a task under a method: what the rest of ftkit knows of all three."""
+
+    precision: str
+
+    def fit(
+        self,
+        train: Sequence[Record],
+        validation: Sequence[Record],
+        score: Scorer,
+        workplace: Workplace,
+    ) -> dict[str, Any]:
+        """Learn from the training records and save what was learned; returns figures of the run."""
+
+    def predict(self, records: Sequence[Record]) -> list[Prediction]:
+        """One prediction a record, in order."""
