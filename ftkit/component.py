@@ -7,9 +7,12 @@ else is edited.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
+import textwrap
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union
@@ -26,10 +29,24 @@ class Block(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         protected_namespaces=(),
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The JSON Schema with the docstrings of the keys.
+
+        Pydantic can collect them when a class is made, but that reads the source of every block
+        whenever a recipe is checked; here it is read when someone asks for the schema.
+        """
+        described = handler.resolve_ref_schema(handler(schema))
+        for name, text in attribute_docstrings(cls).items():
+            if name in described.get("properties", {}):
+                described["properties"][name].setdefault("description", text)
+        return described
 
 
 class Component(Block):
@@ -91,6 +108,26 @@ class _Shorthand:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(self.names)}, handler(schema)]}
+
+
+def attribute_docstrings(block: type[BaseModel]) -> dict[str, str]:
+    """The string under each annotated attribute of a class and its bases."""
+    found: dict[str, str] = {}
+    for cls in reversed([c for c in block.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
+        try:
+            source = textwrap.dedent(inspect.getsource(cls))
+        except (OSError, TypeError):
+            continue  # made at run time, like the `training` block
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)
+        for attribute, text in itertools.pairwise(definition.body):
+            match attribute, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(words))),
+                ):
+                    found[name] = inspect.cleandoc(words)
+    return found
 
 
 def _expand(value: object) -> object:

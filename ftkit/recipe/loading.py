@@ -105,6 +105,8 @@ def _resolve_paths(source: Source) -> None:
         if block == "data" and isinstance(values.get("dataset_name"), str):
             folder = source.folder_of((block, "dataset_name"))
             values["dataset_name"] = _absolute(values["dataset_name"], folder, must_be_path=False)
+    if isinstance(output := source.tree.get("output_dir"), str):
+        source.tree["output_dir"] = str(Path(output).expanduser().absolute())
     gates = source.tree.get("gates")
     for name, gate in gates.items() if isinstance(gates, dict) else ():
         if isinstance(gate, dict) and isinstance(gate.get("baseline"), str):
