@@ -1,0 +1,107 @@
+"""Fixtures that every test may use: tiny models, small data, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Nothing in the suite may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny("bert")` is the folder of a tiny pretrained model of that architecture."""
+    from tiny import build_model
+
+    folders: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in folders:
+            folders[architecture] = build_model(
+                architecture, tmp_path_factory.mktemp("tiny") / architecture
+            )
+        return folders[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, validation and test csv files: three labels that a tiny model learns."""
+    folder = tmp_path_factory.mktemp("colours")
+    for split, rows, seed in (("train", 45, 0), ("validation", 15, 1), ("test", 15, 2)):
+        write_colours(folder / f"{split}.csv", rows, seed)
+    return folder
+
+
+def write_colours(path: Path, rows: int, seed: int) -> None:
+    """Rows of random length whose label is the colour they name."""
+    generator = random.Random(seed)
+    words = "the a of and to in it is was for on that with".split()
+    lines = ["text,label"]
+    for number in range(rows):
+        label = ("red", "green", "blue")[number % 3]
+        text = generator.choices(words, k=generator.randint(2, 20))
+        text.insert(generator.randrange(len(text)), label)
+        lines.append(f"{' '.join(text)},{label}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def recipe(tiny: Callable[[str], Path], colours: Path, tmp_path: Path) -> dict[str, object]:
+    """A recipe tree that trains a tiny BERT in a second or two, in fp32."""
+    return {
+        "task": {"type": "classification"},
+        "model": {"name_or_path": str(tiny("bert"))},
+        "data": {"data_dir": str(colours)},
+        "method": "full",
+        "training": {
+            "num_train_epochs": 2,
+            "learning_rate": 5.0e-3,
+            "per_device_train_batch_size": 8,
+        },
+        "engine": {"precision": "fp32"},
+        "output_dir": str(tmp_path / "run"),
+        "seed": 7,
+    }
+
+
+@pytest.fixture
+def ftkit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a fresh process, in the test's folder."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ftkit", *map(str, arguments)],
+            cwd=options.pop("cwd", tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(recipe: dict[str, object], tmp_path: Path) -> Path:
+    """The recipe as a file (JSON is YAML)."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe, indent=1))
+    return path

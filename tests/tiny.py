@@ -1,0 +1,89 @@
+"""Tiny pretrained models, built from a configuration: nothing is downloaded."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+WORDS = (
+    "the a of and to in it is was for on that with red green blue my your order where when "
+    "not card money back want please help good bad film game phone sports world business"
+).split()
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 0,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+def build_model(architecture: str, folder: Path) -> Path:
+    """Save a small encoder without a task head, as a pretrained checkpoint is.
+
+    Args:
+        architecture: bert, distilbert, roberta, deberta-v2, electra, modernbert or gpt2.
+        folder: Where to.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    tokenizer = _byte_level(folder) if architecture in {"roberta", "gpt2"} else _wordpiece(folder)
+    sizes = {**_SIZES, "vocab_size": len(tokenizer)}
+    if architecture == "distilbert":
+        sizes = {"vocab_size": len(tokenizer), "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
+                 "max_position_embeddings": 64}  # fmt: skip
+    if architecture == "gpt2":
+        sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    if architecture == "electra":
+        sizes["embedding_size"] = 32
+    if architecture == "modernbert":
+        sizes |= {"global_attn_every_n_layers": 2, "local_attention": 16, "reference_compile": False,
+                  "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+    sizes["pad_token_id"] = tokenizer.pad_token_id
+    model = AutoModel.from_config(AutoConfig.for_model(architecture, **sizes))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _wordpiece(folder: Path) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]", model_max_length=64,
+    )  # fmt: skip
+
+
+def _byte_level(folder: Path) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", cls_token="<s>",
+        sep_token="</s>", mask_token="<mask>", bos_token="<s>", eos_token="</s>", model_max_length=62,
+    )  # fmt: skip
