@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,14 +20,14 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tiny import build_model, write_colours  # noqa: E402 - found by the line above
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny("bert")` is the folder of a tiny pretrained model of that architecture."""
-    from tiny import build_model
-
     folders: dict[str, Path] = {}
 
     def get(architecture: str) -> Path:
@@ -49,17 +49,23 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_colours(path: Path, rows: int, seed: int) -> None:
-    """Rows of random length whose label is the colour they name."""
-    generator = random.Random(seed)
-    words = "the a of and to in it is was for on that with".split()
-    lines = ["text,label"]
-    for number in range(rows):
-        label = ("red", "green", "blue")[number % 3]
-        text = generator.choices(words, k=generator.randint(2, 20))
-        text.insert(generator.randrange(len(text)), label)
-        lines.append(f"{' '.join(text)},{label}")
-    path.write_text("\n".join(lines) + "\n")
+@pytest.fixture(scope="session")
+def still(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny model without dropout."""
+
+    def get(architecture: str) -> Path:
+        folder = tmp_path_factory.mktemp("still") / architecture
+        shutil.copytree(tiny(architecture), folder)
+        config = json.loads((folder / "config.json").read_text())
+        config = {
+            key: 0.0 if "dropout" in key and isinstance(value, float) else value
+            for key, value in config.items()
+        }
+        config |= {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.0, "seq_classif_dropout": 0.0}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return get
 
 
 @pytest.fixture

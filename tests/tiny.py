@@ -1,7 +1,8 @@
-"""Tiny pretrained models, built from a configuration: nothing is downloaded."""
+"""Tiny pretrained models, built from a configuration, and tiny data: nothing is downloaded."""
 
 from __future__ import annotations
 
+import random
 import string
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,16 @@ def _byte_level(folder: Path) -> Any:
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", cls_token="<s>",
         sep_token="</s>", mask_token="<mask>", bos_token="<s>", eos_token="</s>", model_max_length=62,
     )  # fmt: skip
+
+
+def write_colours(path: Path, rows: int, seed: int) -> None:
+    """Rows of random length whose label is the colour they name."""
+    generator = random.Random(seed)
+    words = "the a of and to in it is was for on that with".split()
+    lines = ["text,label"]
+    for number in range(rows):
+        label = ("red", "green", "blue")[number % 3]
+        text = generator.choices(words, k=generator.randint(2, 20))
+        text.insert(generator.randrange(len(text)), label)
+        lines.append(f"{' '.join(text)},{label}")
+    path.write_text("\n".join(lines) + "\n")

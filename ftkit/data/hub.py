@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ftkit.data.base import Row
 from ftkit.errors import InputError
+
+# What `datasets` says, and what to do about it. It raises bare ValueErrors and RuntimeErrors, so
+# that nothing but their words tells them apart.
+_REMEDIES = {
+    "Config name is missing": "set data.dataset_config_name to one of them",
+    "BuilderConfig": "set data.dataset_config_name to one of them, or leave it out",
+    "scripts are no longer supported": "a script that comes with data is never run; take a copy of the "
+    "data set in Parquet, or try data.revision: refs/convert/parquet",
+    "save_to_disk": "write it with Dataset.to_parquet, and name the files under data",
+}
+_UNREACHED = (
+    "check the id, the network and (for a private or gated set) `hf auth login`; "
+    "without a network, give local files under data"
+)
 
 
 class HubDataset:
@@ -22,6 +39,7 @@ class HubDataset:
         self.name = name
         self.config_name = config_name
         self.revision = revision
+        self._splits: dict[str, Any] = {}
 
     def split_names(self) -> list[str]:
         """The splits the data set has."""
@@ -46,45 +64,43 @@ class HubDataset:
         return tuple(_class_names(feature) or ())
 
     def _load(self, split: str) -> Any:
+        """A split, asked for once: even with the rows in the cache, each time costs requests."""
         import datasets
 
-        try:
-            return self._call(datasets.load_dataset, split=split)
-        except ValueError as error:
-            if "Unknown split" not in str(error):
-                raise
-            raise InputError(
-                f"no split {split!r}",
-                where=f"data set {self.name}",
-                hint=f"it has: {', '.join(self.split_names())}",
-            ) from None
+        if split not in self._splits:
+            self._splits[split] = self._call(datasets.load_dataset, split=split)
+        return self._splits[split]
 
     def _call(self, load: Any, **arguments: Any) -> Any:
         """Call a `datasets` function and explain the failures a user can mend."""
-        import datasets
-        from datasets.exceptions import DatasetNotFoundError
+        from datasets.exceptions import DatasetsError
+
+        # The HTTP library's own error: which library that is changes with the version.
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         try:
             return load(self.name, self.config_name, revision=self.revision, **arguments)
-        except (DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError, ConnectionError) as error:
-            raise InputError(
-                f"cannot be loaded: {_first_line(error)}",
-                where=f"data set {self.name}",
-                hint="check the id, the network and (for a private or gated set) `hf auth login`; "
-                "without a network, give local files under data",
-            ) from None
-        except ValueError as error:
-            if "onfig" in str(error) and "Unknown split" not in str(error):
-                raise InputError(
-                    _first_line(error),
-                    where=f"data set {self.name}",
-                    hint="set data.dataset_config_name",
-                ) from None
-            raise
+        except (DatasetsError, OSError, HTTPError, RuntimeError, ValueError, yaml.YAMLError) as error:
+            raise self._explained(error, arguments.get("split")) from None
+
+    def _explained(self, error: Exception, split: str | None) -> InputError:
+        where = f"data set {self.name}"
+        if "Unknown split" in str(error):
+            found = ", ".join(self.split_names())
+            return InputError(f"no split {split!r}", where=where, hint=f"it has: {found}")
+        for words, hint in _REMEDIES.items():
+            if words in str(error):
+                return InputError(_reason(error), where=where, hint=hint)
+        hint = "" if Path(self.name).is_absolute() else _UNREACHED
+        return InputError(f"cannot be loaded: {_reason(error)}", where=where, hint=hint)
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _reason(error: Exception) -> str:
+    """The error's words on one line, and those of its cause where it only says that it failed."""
+    parts = [" ".join(str(one).split()) for one in (error, error.__cause__) if one is not None]
+    only_failed = ("could not be parsed", "occurred while generating")
+    kept = parts if any(words in parts[0] for words in only_failed) else parts[:1]
+    return ": ".join(part.rstrip(".") for part in kept)[:300]
 
 
 def _class_names(feature: Any) -> list[str] | None:
@@ -94,6 +110,13 @@ def _class_names(feature: Any) -> list[str] | None:
 
 
 def _name(value: Any, names: list[str]) -> Any:
+    """A class number as its name; `None` where -1 or null says that the answer is not known.
+
+    A number beyond the names stays: whoever reads the row knows how to complain about it.
+    """
     if isinstance(value, list):
-        return [names[number] for number in value]
-    return None if value is None or value < 0 else names[value]
+        found = [_name(number, names) for number in value]
+        return None if None in found else found
+    if value is None or value < 0:
+        return None
+    return names[value] if value < len(names) else value

@@ -1,0 +1,45 @@
+"""Write a local folder as a data set lies on the Hub: Parquet files, and a card that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.info import DatasetInfo, DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+Rows = Mapping[str, list[Any]]
+
+
+def write(folder: Path, features: datasets.Features, splits: Mapping[str, Rows], config: str = "") -> None:
+    """Add one configuration to the folder, as `push_to_hub` would.
+
+    Args:
+        folder: The data set; made where it does not exist.
+        features: Columns, with class names.
+        splits: The columns' values, by split.
+        config: The configuration's name; by default the only one, in `data/`.
+    """
+    subfolder = config or "data"
+    info = DatasetInfo(features=features, splits=SplitDict(), config_name=config or "default")
+    for split, rows in splits.items():
+        path = folder / subfolder / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = datasets.Dataset.from_dict(dict(rows), features=features)
+        data.to_parquet(path)
+        info.splits.add(SplitInfo(split, num_examples=len(data), num_bytes=data.data.nbytes))
+    info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+    info.download_size = info.dataset_size
+    files = [{"split": split, "path": f"{subfolder}/{split}-*"} for split in splits]
+    _add_to_card(folder / "README.md", config or "default", info, files)
+
+
+def _add_to_card(path: Path, config: str, info: DatasetInfo, files: list[dict[str, str]]) -> None:
+    data = DatasetCard.load(path).data if path.is_file() else DatasetCardData()
+    DatasetInfosDict({config: info}).to_dataset_card_data(data)
+    MetadataConfigs({config: {"data_files": files}}).to_dataset_card_data(data)
+    DatasetCard(f"---\n{data}\n---\n").save(path)

@@ -1,0 +1,210 @@
+"""Stand-ins for the data sets of the shipped recipes.
+
+Layout, splits, columns, types and label names are those of the Hub, as the data set's card gives them
+(https://huggingface.co/datasets/ID); the rows are made up here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import ClassLabel, Features, Sequence, Value
+from hub_layout import Rows, write
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What a test needs to know of a data set.
+
+    Attributes:
+        write: Writes the stand-in to a folder.
+        labels: The label names in the order that the data set declares.
+        scored: The split a run is scored on.
+        sizes: Rows of each split as ftkit sees them, fractions cut off.
+    """
+
+    write: Callable[[Path], None]
+    labels: tuple[str, ...]
+    scored: str
+    sizes: dict[str, int]
+
+
+SENTIMENTS = ("negative", "positive")
+
+
+def write_sst2(folder: Path) -> None:
+    """stanfordnlp/sst2: the labels of test are withheld and stand there as -1."""
+    features = Features(
+        idx=Value("int32"), sentence=Value("string"), label=ClassLabel(names=list(SENTIMENTS))
+    )
+
+    def rows(count: int, first: int, *, labelled: bool = True) -> Rows:
+        # Positive first, so that the order of the rows is not that of the labels.
+        numbers = [(1 - row) % 2 for row in range(count)]
+        words = ("dull", "bad", "flat", "slow"), ("good", "warm", "bright", "funny")
+        return {
+            "idx": list(range(count)),
+            "sentence": [
+                f"{words[n][row // 2 % 4]} film no. {first + row} " for row, n in enumerate(numbers)
+            ],
+            "label": numbers if labelled else [-1] * count,
+        }
+
+    splits = {"train": rows(40, 0), "validation": rows(12, 40), "test": rows(10, 52, labelled=False)}
+    write(folder, features, splits)
+
+
+TOPICS = ("World", "Sports", "Business", "Sci/Tech")
+
+
+def write_ag_news(folder: Path) -> None:
+    """fancyzhx/ag_news: train and test only."""
+    features = Features(text=Value("string"), label=ClassLabel(names=list(TOPICS)))
+    subjects = ("The embassy", "The home team", "The market", "A new phone")
+
+    def rows(count: int, first: int) -> Rows:
+        numbers = [3 - row % 4 for row in range(count)]
+        return {
+            "text": [f"{subjects[n]} made news on day {first + row}" for row, n in enumerate(numbers)],
+            "label": numbers,
+        }
+
+    write(folder, features, {"train": rows(60, 0), "test": rows(16, 60)})
+
+
+INTENTS = tuple(
+    """
+    activate_my_card age_limit apple_pay_or_google_pay atm_support automatic_top_up
+    balance_not_updated_after_bank_transfer balance_not_updated_after_cheque_or_cash_deposit
+    beneficiary_not_allowed cancel_transfer card_about_to_expire card_acceptance card_arrival
+    card_delivery_estimate card_linking card_not_working card_payment_fee_charged
+    card_payment_not_recognised card_payment_wrong_exchange_rate card_swallowed cash_withdrawal_charge
+    cash_withdrawal_not_recognised change_pin compromised_card contactless_not_working country_support
+    declined_card_payment declined_cash_withdrawal declined_transfer direct_debit_payment_not_recognised
+    disposable_card_limits edit_personal_details exchange_charge exchange_rate exchange_via_app
+    extra_charge_on_statement failed_transfer fiat_currency_support get_disposable_virtual_card
+    get_physical_card getting_spare_card getting_virtual_card lost_or_stolen_card lost_or_stolen_phone
+    order_physical_card passcode_forgotten pending_card_payment pending_cash_withdrawal pending_top_up
+    pending_transfer pin_blocked receiving_money Refund_not_showing_up request_refund
+    reverted_card_payment? supported_cards_and_currencies terminate_account
+    top_up_by_bank_transfer_charge top_up_by_card_charge top_up_by_cash_or_cheque top_up_failed
+    top_up_limits top_up_reverted topping_up_by_card transaction_charged_twice transfer_fee_charged
+    transfer_into_account transfer_not_received_by_recipient transfer_timing unable_to_verify_identity
+    verify_my_identity verify_source_of_funds verify_top_up virtual_card_not_working visa_or_mastercard
+    why_verify_identity wrong_amount_of_cash_received wrong_exchange_rate_for_cash_withdrawal
+    """.split()
+)
+
+
+def write_banking77(folder: Path) -> None:
+    """legacy-datasets/banking77: train and test only, two of the 77 names in unusual spelling."""
+    features = Features(text=Value("string"), label=ClassLabel(names=list(INTENTS)))
+
+    def rows(openings: tuple[str, ...]) -> Rows:
+        pairs = [(opening, n) for opening in openings for n in reversed(range(len(INTENTS)))]
+        return {
+            "text": [f"{opening} {INTENTS[n].replace('_', ' ').lower()}" for opening, n in pairs],
+            "label": [n for _, n in pairs],
+        }
+
+    write(folder, features, {"train": rows(("Please help with", "Question on")), "test": rows(("About",))})
+
+
+EMOTIONS = tuple(
+    """
+    admiration amusement anger annoyance approval caring confusion curiosity desire disappointment
+    disapproval disgust embarrassment excitement fear gratitude grief joy love nervousness optimism pride
+    realization relief remorse sadness surprise neutral
+    """.split()
+)
+
+
+def write_go_emotions(folder: Path) -> None:
+    """google-research-datasets/go_emotions: several labels a row in `simplified`, raters' votes in `raw`."""
+    features = Features(
+        text=Value("string"), labels=Sequence(ClassLabel(names=list(EMOTIONS))), id=Value("string")
+    )
+
+    def rows(count: int, first: int) -> Rows:
+        # One to three labels a row; every label occurs in the first 28 rows.
+        sets = [sorted({(27 - row) % 28, *range(20, 20 + row % 3)}) for row in range(count)]
+        return {
+            "text": [f"I feel {' and '.join(EMOTIONS[n] for n in numbers)}" for numbers in sets],
+            "labels": sets,
+            "id": [f"e{first + row:05}" for row in range(count)],
+        }
+
+    splits = {"train": rows(42, 0), "validation": rows(14, 42), "test": rows(14, 56)}
+    write(folder, features, splits, "simplified")
+
+    texts = ("text", "id", "author", "subreddit", "link_id", "parent_id")
+    votes = Features(
+        dict.fromkeys(texts, Value("string"))
+        | {"created_utc": Value("float32"), "rater_id": Value("int32"), "example_very_unclear": Value("bool")}
+        | dict.fromkeys(EMOTIONS, Value("int32"))
+    )
+    one = {column: ["x"] for column in texts} | {"created_utc": [0.0], "rater_id": [1]}
+    one |= {"example_very_unclear": [False]} | {emotion: [int(emotion == "joy")] for emotion in EMOTIONS}
+    write(folder, votes, {"train": one}, "raw")
+
+
+JUDGEMENTS = ("not_equivalent", "equivalent")
+
+
+def write_glue(folder: Path) -> None:
+    """nyu-mll/glue: `mrpc` has labels in test too; `cola` is here so that a configuration is needed."""
+    pair = Features(
+        sentence1=Value("string"),
+        sentence2=Value("string"),
+        label=ClassLabel(names=list(JUDGEMENTS)),
+        idx=Value("int32"),
+    )
+
+    def rows(count: int, first: int) -> Rows:
+        numbers = [(1 - row) % 2 for row in range(count)]
+        days = [first + row for row in range(count)]
+        return {
+            "sentence1": [f"The firm sold {day} cars on Monday." for day in days],
+            "sentence2": [
+                f"On Monday {day} cars were sold by the firm." if n else f"The firm has {day} offices."
+                for day, n in zip(days, numbers, strict=True)
+            ],
+            "label": numbers,
+            "idx": days,
+        }
+
+    write(folder, pair, {"train": rows(40, 0), "validation": rows(12, 40), "test": rows(14, 52)}, "mrpc")
+
+    single = Features(
+        sentence=Value("string"),
+        label=ClassLabel(names=["unacceptable", "acceptable"]),
+        idx=Value("int32"),
+    )
+    cycle = itertools.cycle((1, 0))
+    splits = {
+        split: {
+            "sentence": [f"Sentence {row} is one." for row in range(4)],
+            "label": [-1 if split == "test" else next(cycle) for _ in range(4)],
+            "idx": list(range(4)),
+        }
+        for split in ("train", "validation", "test")
+    }
+    write(folder, single, splits, "cola")
+
+
+STANDINS = {
+    "stanfordnlp/sst2": StandIn(
+        write_sst2, SENTIMENTS, "validation", {"train": 40, "validation": 12, "test": 10}
+    ),
+    "fancyzhx/ag_news": StandIn(write_ag_news, TOPICS, "test", {"train": 57, "validation": 3, "test": 16}),
+    "legacy-datasets/banking77": StandIn(
+        write_banking77, INTENTS, "test", {"train": 139, "validation": 15, "test": 77}
+    ),
+    "google-research-datasets/go_emotions": StandIn(
+        write_go_emotions, EMOTIONS, "test", {"train": 42, "validation": 14, "test": 14}
+    ),
+    "nyu-mll/glue": StandIn(write_glue, JUDGEMENTS, "test", {"train": 40, "validation": 12, "test": 14}),
+}

@@ -1,0 +1,133 @@
+"""A stopped run goes on to the bit: same weights, same log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftkit
+from ftkit.errors import UsageError
+from ftkit.training.engine import Engine
+
+# Mid-epoch saves with accumulation: 45 rows, 2 x 2 a step, 12 steps an epoch, the last window short.
+TRAINING = {
+    "num_train_epochs": 2,
+    "learning_rate": 5.0e-3,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "logging_steps": 5,
+    "save_strategy": "steps",
+    "save_steps": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 3,
+}
+
+
+def stop_after(micro_batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the engine behave as if Ctrl-C was pressed."""
+    original = Engine.training_step
+    seen = 0
+
+    def step(self: Engine, *arguments: Any, **options: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen > micro_batches:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Engine, "training_step", step)
+
+
+def files(folder: Path) -> tuple[bytes, list[str]]:
+    weights = next((folder / "model").glob("*model.safetensors"))
+    return weights.read_bytes(), (folder / "log.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("stopped_at", [11, 27, 40, 23 + 9])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_resume_is_exact(
+    method: str, stopped_at: int, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe |= {"method": method, "training": TRAINING, "early_stopping": {"patience": 4}}
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        stop_after(stopped_at, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    resumed = ftkit.finetune(recipe, resume=True)
+    weights, log = files(straight.folder)
+    weights_after, log_after = files(resumed.folder)
+    assert log_after == log
+    assert weights_after == weights
+    assert resumed.metrics == straight.metrics
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe |= {"training": TRAINING | {"save_total_limit": 5}}
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        stop_after(27, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    saved = sorted((tmp_path / "run" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    assert [path.name for path in saved] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+    assert not list(tmp_path.rglob("*.bin")), "no pickles"
+    assert not list(tmp_path.rglob("*.pt*")), "no pickles"
+    weights = saved[-1] / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with caplog.at_level("INFO", logger="ftkit"):
+        resumed = ftkit.finetune(recipe, resume=True)
+    assert "checkpoint-12 is passed over: model.safetensors is damaged" in caplog.text
+    assert "Resuming from checkpoint-8" in caplog.text
+    assert files(resumed.folder) == files(straight.folder)
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    with pytest.raises(UsageError, match=r"training.learning_rate: 0.005 -> 0.001"):
+        ftkit.finetune(recipe, ["training.learning_rate=1e-3"], resume=True)
+
+
+def test_changed_data_is_refused(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    with pytest.raises(UsageError, match="the data is not what this run was started with"):
+        ftkit.finetune(recipe, resume=True, limit=20)
+
+
+def test_resume_of_a_finished_run_changes_nothing(recipe: dict[str, Any]) -> None:
+    run = ftkit.finetune(recipe)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    again = ftkit.finetune(recipe, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+    assert again.metrics == run.metrics
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_resume_without_a_run_starts_one(recipe: dict[str, Any]) -> None:
+    assert json.loads((ftkit.finetune(recipe, resume=True).folder / "manifest.json").read_text())["finished"]
+
+
+def test_same_seed_same_numbers(recipe: dict[str, Any], tmp_path: Path) -> None:
+    runs = [ftkit.finetune(recipe, [f"output_dir={tmp_path / name}"]) for name in ("a", "b")]
+    assert files(runs[0].folder) == files(runs[1].folder)
+    other = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'c'}", "seed=8"])
+    assert files(other.folder)[0] != files(runs[0].folder)[0]
