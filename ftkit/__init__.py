@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftkit.evaluation import evaluate
     from ftkit.finetuning import finetune
     from ftkit.prediction import predict
     from ftkit.recipe import load_recipe
     from ftkit.run import Run
-    from ftkit.evaluation import evaluate
 
 __version__ = "0.1.0"
 __all__ = ["Run", "evaluate", "finetune", "load_recipe", "predict"]

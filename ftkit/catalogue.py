@@ -23,5 +23,5 @@ def catalogue(kind: str) -> dict[str, str]:
     """Names and one-line descriptions of one kind, `recipes` among them."""
     if kind == "recipes":
         return {name: shipped.summary(name) for name in shipped.names()}
-    components = discover(KINDS[kind])  # type: ignore[type-abstract]
+    components = discover(KINDS[kind])
     return {name: component.summary() for name, component in components.items()}

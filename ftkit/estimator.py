@@ -27,6 +27,7 @@ def make_estimator(
         recipe: The complete recipe.
         labels: Label names in the model's order.
         max_length: The longest input of a finished run; by default found when the model loads.
+
     """
     from ftkit.models import loading
 
@@ -71,6 +72,7 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
 
     Raises:
         UsageError: No family owns it.
+
     """
     if family := recipe.family_of(config):
         return family

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.dataset import load_records
-from ftkit.scoring import choose_split, evaluate_split
 from ftkit.finetuning import tell
 from ftkit.recipe import load_recipe
 from ftkit.records import Scores, fingerprint
 from ftkit.run import MANIFEST, Run, scores_json, write_json, write_predictions
+from ftkit.scoring import choose_split, evaluate_split
 
 log = logging.getLogger("ftkit")
 
@@ -49,6 +49,7 @@ def evaluate(
     Raises:
         UsageError: There is no finished run, or it was made with another task or model.
         InputError: The split does not exist or holds no labels.
+
     """
     from ftkit.estimator import finished_estimator
 

@@ -26,11 +26,14 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
 
     Raises:
         UsageError: The run has adapters and `merge` is off, or the folder is not empty.
+
     """
     run = find_run(target)
     folder = (folder or run.folder / "export").absolute()
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError("the folder is not empty", where=str(folder), hint="choose another with --output DIR")
+        raise UsageError(
+            "the folder is not empty", where=str(folder), hint="choose another with --output DIR"
+        )
     if run.recipe.method.adapters and not merge:
         raise UsageError(
             "this run holds adapters; a plain model needs them merged into their base", hint="add --merge"

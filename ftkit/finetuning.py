@@ -9,10 +9,10 @@ from typing import Any
 
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
-from ftkit.scoring import choose_split, evaluate_split, headline_scores
-from ftkit.records import Dataset, Prediction, labelled
 from ftkit.recipe import Recipe, load_recipe
+from ftkit.records import Dataset, Prediction, labelled
 from ftkit.run import Run
+from ftkit.scoring import choose_split, evaluate_split, headline_scores
 
 log = logging.getLogger("ftkit")
 
@@ -42,6 +42,7 @@ def finetune(
     Raises:
         UsageError: The recipe is wrong, or the run folder is in use.
         InputError: Data or model are not as the recipe needs them; the run diverged.
+
     """
     from accelerate import PartialState
 
@@ -80,9 +81,7 @@ def finetune(
         scores, predictions = evaluate_split(estimator, dataset, checked.metrics, split)
     if main:
         head = checked.task.head(dataset.labels).config
-        run.finish(
-            figures, scores, dataset[split], predictions, head=head, precision=estimator.precision
-        )
+        run.finish(figures, scores, dataset[split], predictions, head=head, precision=estimator.precision)
     PartialState().wait_for_everyone()
     return run
 

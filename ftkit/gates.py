@@ -19,6 +19,7 @@ def parse_gate(expression: str) -> tuple[str, Gate]:
 
     Raises:
         UsageError: It is neither.
+
     """
     match = _EXPRESSION.match(expression)
     try:
@@ -45,8 +46,10 @@ def check_gates(
 
     Raises:
         GateError: A score is out of bounds, or was not computed; all are named.
+
     """
-    passed, failed = [], []
+    passed: list[str] = []
+    failed: list[str] = []
     for path, gate in gates:
         value = find_score(metrics, path)
         if value is None:
@@ -86,7 +89,10 @@ def _descend(table: Any, path: str) -> Any:
         for key in sorted(table, key=len, reverse=True):
             if path == key:
                 return table[key]
-            if path.startswith(f"{key}.") and (found := _descend(table[key], path[len(key) + 1 :])) is not None:
+            if (
+                path.startswith(f"{key}.")
+                and (found := _descend(table[key], path[len(key) + 1 :])) is not None
+            ):
                 return found
     return None
 
@@ -103,5 +109,3 @@ def _baseline(path: Path, score: str) -> float:
     if value is None:
         raise InputError(f"the baseline holds no {score}", where=str(path))
     return value
-
-

@@ -20,6 +20,7 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
 
     Raises:
         UsageError: This is no finished run.
+
     """
     records = [
         Record(text) if isinstance(text, str) else Record(text[0], text_pair=text[1]) for text in texts

@@ -57,6 +57,7 @@ def choose_split(dataset: Dataset, asked: str | None) -> str:
 
     Raises:
         InputError: It does not exist, or holds no labels.
+
     """
     if asked is None:
         usable = [split for split in ("test", "validation") if labelled(dataset[split])]
@@ -73,7 +74,5 @@ def choose_split(dataset: Dataset, asked: str | None) -> str:
     return asked
 
 
-def _values(
-    predictions: Sequence[Prediction], records: Sequence[Record]
-) -> tuple[list[Any], list[Any]]:
+def _values(predictions: Sequence[Prediction], records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
     return [record.target for record in records], [prediction.value for prediction in predictions]

@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import build_model, write_colours  # noqa: E402 - found by the line above
+from tiny import build_model, write_colours
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -32,9 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def get(architecture: str) -> Path:
         if architecture not in folders:
-            folders[architecture] = build_model(
-                architecture, tmp_path_factory.mktemp("tiny") / architecture
-            )
+            folders[architecture] = build_model(architecture, tmp_path_factory.mktemp("tiny") / architecture)
         return folders[architecture]
 
     return get

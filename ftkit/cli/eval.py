@@ -14,9 +14,7 @@ def eval(  # noqa: A001
     target: Annotated[
         str, typer.Argument(metavar="RECIPE|RUN", help="A run folder, or the recipe that made one.")
     ],
-    split: Annotated[
-        options.Split | None, typer.Option(help="By default test, else validation.")
-    ] = None,
+    split: Annotated[options.Split | None, typer.Option(help="By default test, else validation.")] = None,
     set_: options.Set = None,
     limit: options.Limit = None,
     gate: options.Gates = None,

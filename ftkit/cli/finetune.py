@@ -34,4 +34,4 @@ def finetune(
     else:
         console.emit(console.scores(metrics))
     apply_gates(gates, run.recipe, metrics)
-    console.hint(f"Saved to {run.folder}\nNext: ftkit predict {run.folder} --text \"...\"")
+    console.hint(f'Saved to {run.folder}\nNext: ftkit predict {run.folder} --text "..."')

@@ -18,9 +18,7 @@ def read_gates(expressions: Sequence[str] | None) -> list[tuple[str, Gate]]:
     return [parse_gate(expression) for expression in expressions or ()]
 
 
-def apply_gates(
-    given: Sequence[tuple[str, Gate]], recipe: Recipe, metrics: Mapping[str, Any]
-) -> None:
+def apply_gates(given: Sequence[tuple[str, Gate]], recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Raise a `GateError` where a score is out of bounds."""
     lower = [metric.name() for metric in recipe.metrics if not metric.greater_is_better]
     for line in check_gates([*recipe.gates.items(), *given], metrics, lower):

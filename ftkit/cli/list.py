@@ -11,6 +11,8 @@ from ftkit.cli import app, console, options
 
 
 class Kind(StrEnum):
+    """What can be listed."""
+
     tasks = "tasks"
     families = "families"
     methods = "methods"

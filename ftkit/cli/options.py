@@ -9,6 +9,8 @@ import typer
 
 
 class Split(StrEnum):
+    """A split of the data."""
+
     train = "train"
     validation = "validation"
     test = "test"

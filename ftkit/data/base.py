@@ -33,4 +33,5 @@ class Format(Component):
 
         Raises:
             InputError: The file does not hold what the format says, with the line.
+
         """

@@ -33,6 +33,7 @@ class HubDataset:
         name: Hub id, or a local folder in Hub layout.
         config_name: Which configuration, where the data set has several.
         revision: Branch, tag or commit.
+
     """
 
     def __init__(self, name: str, config_name: str | None, revision: str | None) -> None:
@@ -98,6 +99,7 @@ class HubDataset:
 def _reason(error: Exception) -> str:
     """The error's words on one line, and those of its cause where it only says that it failed."""
     parts = [" ".join(str(one).split()) for one in (error, error.__cause__) if one is not None]
+    parts[0] = parts[0].partition(" Example of usage:")[0]
     only_failed = ("could not be parsed", "occurred while generating")
     kept = parts if any(words in parts[0] for words in only_failed) else parts[:1]
     return ": ".join(part.rstrip(".") for part in kept)[:300]

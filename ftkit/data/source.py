@@ -102,6 +102,7 @@ class DataSource(Block):
 
         Raises:
             InputError: A file is missing, empty, broken, or the Hub cannot be reached.
+
         """
         if self.dataset_name:
             name = self._hub_split(split)
@@ -126,6 +127,7 @@ class DataSource(Block):
 
         Raises:
             InputError: A named file does not exist, or a folder holds no data file.
+
         """
         if self.data_dir:
             return self._files_in_data_dir(split)
@@ -168,7 +170,7 @@ class DataSource(Block):
         kinds: Mapping[str, type[Format]] = discover(Format)
         for kind in kinds.values():
             if self.format == kind.name() or (not self.format and path.suffix.lower() in kind.suffixes):
-                return kind()
+                return kind(type=kind.name())
         raise InputError(
             f"unknown kind of file {path.suffix or path.name!r}",
             where=str(path),

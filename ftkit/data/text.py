@@ -22,6 +22,7 @@ def open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
     Raises:
         InputError: The file is empty, binary, or not in this encoding.
         UsageError: Python knows no such encoding.
+
     """
     codec = _codec(encoding)
     _refuse_empty_or_binary(path, codec)

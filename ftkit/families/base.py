@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from ftkit.component import Component
 
+
 class Family(Component):
     """A kind of architecture."""
 
@@ -30,6 +31,7 @@ def auto_model_types(mapping: str) -> frozenset[str]:
 
     Args:
         mapping: For example `MODEL_FOR_MASKED_LM_MAPPING_NAMES`.
+
     """
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ftkit.training.setup import Loaded
     from ftkit.training.estimator import TrainedEstimator
-    from ftkit.training.setup import Setup
+    from ftkit.training.setup import Loaded, Setup
 
 
 class Method(Component):
@@ -28,9 +27,7 @@ class Method(Component):
         """The estimator that solves the task this way."""
         from ftkit.training.estimator import TrainedEstimator
 
-        return TrainedEstimator(
-            setup, adapt=self.adapt, restore=lambda folder: self.restore(setup, folder)
-        )
+        return TrainedEstimator(setup, adapt=self.adapt, restore=lambda folder: self.restore(setup, folder))
 
     def adapt(self, loaded: Loaded) -> nn.Module:
         """The loaded model with exactly the right parameters trainable."""

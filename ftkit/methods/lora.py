@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ftkit.training.setup import Loaded
-    from ftkit.training.setup import Setup
+    from ftkit.training.setup import Loaded, Setup
 
 
 class LoRA(Method):
@@ -52,13 +51,14 @@ class LoRA(Method):
 
         Raises:
             UsageError: `target_modules` matches no layer of this model.
+
         """
         from peft import LoraConfig, get_peft_model
 
         new = modules_of(loaded.new_parameters)
         config = LoraConfig(
             r=self.r,
-            lora_alpha=self.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
+            lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.target_modules or linear_layers(loaded.model, new),
             exclude_modules=self.exclude_modules,
@@ -82,12 +82,13 @@ class LoRA(Method):
 
         Raises:
             InputError: The adapter folder is incomplete, or names code outside transformers.
+
         """
         from peft import PeftModel
 
         _refuse_foreign_code(folder)
         model: Any = PeftModel.from_pretrained(setup.load().model, str(folder))
-        return model.eval()  # type: ignore[no-any-return]
+        return model.eval()
 
 
 def modules_of(parameters: Sequence[str]) -> list[str]:
@@ -115,6 +116,7 @@ def linear_layers(model: nn.Module, without: Sequence[str]) -> list[str]:
 
     Raises:
         UsageError: The model has no such layer.
+
     """
     from torch.nn import Linear, ModuleList
     from transformers.pytorch_utils import Conv1D

@@ -106,6 +106,6 @@ def _f1(hits: Any, false: Any, missed: Any) -> Counts:
 
 
 def _ratio(part: Any, whole: Any) -> Counts:
-    """part / whole, 0 where the whole is 0."""
+    """Part / whole, 0 where the whole is 0."""
     part, whole = numpy.asarray(part, dtype=float), numpy.asarray(whole, dtype=float)
     return numpy.divide(part, whole, out=numpy.zeros_like(part), where=whole != 0)

@@ -12,7 +12,8 @@ from ftkit.metrics.base import Counts, Headline, one_hot
 
 class Matthews(Headline):
     """Correlation of predicted and true labels (Matthews, 1975; Gorodkin, 2004): 1 is perfect,
-    0 is chance."""
+    0 is chance.
+    """
 
     type: Literal["matthews"] = "matthews"
     answers: ClassVar[tuple[str, ...]] = ("label",)

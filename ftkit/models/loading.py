@@ -11,8 +11,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftkit.errors import InputError
-from ftkit.training.setup import Head, Loaded
 from ftkit.models.source import Located, ModelSource
+from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
 _NO_LIMIT = 10**9
@@ -43,6 +43,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
 
     Raises:
         InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
+
     """
     config = load_config(located, source)
     auto_class = getattr(transformers, head.auto_class)
@@ -88,6 +89,7 @@ def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | 
 
     Raises:
         InputError: More was asked for than the model has positions.
+
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:

@@ -63,6 +63,7 @@ class ModelSource(Block):
         Raises:
             InputError: The package or folder is missing, holds no safetensors weights, needs
                 remote code that is not trusted, or has another SHA-256 than the recipe says.
+
         """
         if self.is_package:
             folder = _package_folder(self.name_or_path.removeprefix(PACKAGE_PREFIX))
@@ -107,6 +108,7 @@ class Located:
         name_or_path: What `from_pretrained` takes.
         folder: The local folder; `None` for a Hub id.
         config: The content of config.json; empty for a Hub id.
+
     """
 
     name_or_path: str
@@ -119,14 +121,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: It is missing or not JSON.
+
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise InputError("no config.json: this is not a model folder", where=str(folder),
-                         hint=f"it holds: {held}") from None
+        raise InputError(
+            "no config.json: this is not a model folder", where=str(folder), hint=f"it holds: {held}"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"broken JSON: {error}", where=str(path)) from None
     if not isinstance(config, dict):
@@ -184,5 +188,3 @@ def _refuse_unsafe_weights(folder: Path) -> None:
             "revision of the model that has safetensors",
         )
     raise InputError("no model.safetensors in this model folder", where=str(folder))
-
-

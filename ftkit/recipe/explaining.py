@@ -134,13 +134,17 @@ def _in_tree(loc: Sequence[Any], tree: Any) -> KeyPath:
     """A pydantic location without the names of union branches, which stand nowhere in the file."""
     path: list[str | int] = []
     for position, step in enumerate(loc):
-        if isinstance(tree, dict) and step in tree:
+        if (isinstance(tree, dict) and step in tree) or (
+            isinstance(tree, list) and isinstance(step, int) and step < len(tree)
+        ):
             tree = tree[step]
-        elif isinstance(tree, list) and isinstance(step, int) and step < len(tree):
-            tree = tree[step]
-        elif position + 1 < len(loc) or not isinstance(tree, dict) or not isinstance(step, str):
-            continue
-        elif tree.get("type") == step or "[" in step:
+        elif (
+            position + 1 < len(loc)
+            or not isinstance(tree, dict)
+            or not isinstance(step, str)
+            or tree.get("type") == step
+            or "[" in step
+        ):
             continue
         path.append(step)
     return tuple(path)

@@ -12,17 +12,15 @@ from pydantic import ValidationError
 
 from ftkit.data.source import DataSource
 from ftkit.errors import Problem, RecipeError, UsageError
-from ftkit.models.source import PACKAGE_PREFIX, ModelSource
 from ftkit.metrics.base import Headline
+from ftkit.models.source import PACKAGE_PREFIX, ModelSource
 from ftkit.recipe import shipped
 from ftkit.recipe.explaining import explain
 from ftkit.recipe.merging import Source, merge, read_chain, read_overrides
 from ftkit.recipe.schema import BLOCK_ORDER, LOSS, Recipe
 
 
-def load_recipe(
-    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> Recipe:
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge, check and resolve a recipe.
 
     Args:
@@ -36,6 +34,7 @@ def load_recipe(
     Raises:
         RecipeError: Everything that is wrong with it, each with its place.
         UsageError: It cannot be found or read.
+
     """
     if isinstance(recipe, Mapping):
         source = Source(dict(recipe), {}, {(): Path.cwd()})
@@ -58,6 +57,7 @@ def find_recipe(name: str, folder: Path) -> Path:
 
     Raises:
         UsageError: There is neither, with the nearest name.
+
     """
     path = folder / Path(name).expanduser()
     if path.is_file():
@@ -99,8 +99,7 @@ def _resolve_paths(source: Source) -> None:
                 values[key] = _absolute(values[key], folder, must_be_path=block == "data")
             elif isinstance(values.get(key), list):
                 values[key] = [
-                    _absolute(v, folder, must_be_path=True) if isinstance(v, str) else v
-                    for v in values[key]
+                    _absolute(v, folder, must_be_path=True) if isinstance(v, str) else v for v in values[key]
                 ]
         if block == "data" and isinstance(values.get("dataset_name"), str):
             folder = source.folder_of((block, "dataset_name"))
@@ -128,13 +127,18 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
     problems = []
 
     def problem(path: tuple[str, ...], what: str) -> None:
-        place = next((source.places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in source.places), "")
+        place = next(
+            (source.places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in source.places), ""
+        )
         problems.append(Problem(place, ".".join(path), what))
 
     for field in recipe.data.columns:
         if field not in recipe.task.fields:
             allowed = ", ".join(recipe.task.fields)
-            problem(("data", "columns", field), f"the task {recipe.task.type} has no such field; it has: {allowed}")
+            problem(
+                ("data", "columns", field),
+                f"the task {recipe.task.type} has no such field; it has: {allowed}",
+            )
     for metric in recipe.metrics:
         if recipe.task.answer not in metric.answers:
             fit = f"it scores a {' or a '.join(metric.answers)}, the task predicts a {recipe.task.answer}"

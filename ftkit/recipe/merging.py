@@ -19,6 +19,7 @@ class Source:
         tree: Nested keys and values.
         places: Where each key was said, for messages.
         folders: The folder that a relative path under each key counts from.
+
     """
 
     tree: dict[str, Any]
@@ -42,6 +43,7 @@ def read_chain(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, 
 
     Raises:
         UsageError: A parent is missing, or the chain comes back to itself.
+
     """
     path = path.resolve()
     if path in seen:

@@ -33,13 +33,15 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
-    )
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 # YAML 1.1 reads 010 as eight; here it is ten, as a reader expects.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
@@ -54,6 +56,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
 
     Raises:
         RecipeError: Every duplicate key, tag and alias at once; or the syntax error.
+
     """
     try:
         problems = list(_aliases(text, name))
@@ -76,6 +79,7 @@ def read_value(text: str) -> Any:
 
     Raises:
         UsageError: The value is not YAML, or uses a tag or an alias.
+
     """
     try:
         return read_yaml(f"value: {text}", "--set")[0]["value"]
@@ -97,7 +101,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], Places]:
 def _aliases(text: str, name: str) -> Iterator[Problem]:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
-            where = f"{name}:{event.start_mark.line + 1}"
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            where = f"{name}:{line}"
             yield Problem(where, "", f"alias *{event.anchor}: aliases are refused; write the value out")
 
 

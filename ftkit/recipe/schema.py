@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, PositiveInt, create_model, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from ftkit.component import Block, discover, one_of
 from ftkit.data.source import DataSource
 from ftkit.families.base import Family
-from ftkit.models.source import ModelSource
 from ftkit.methods.base import Method
 from ftkit.metrics.base import Headline, Metric
+from ftkit.models.source import ModelSource
 from ftkit.tasks.base import Task
 from ftkit.training.arguments import training_block
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOSS = "loss"
 
@@ -60,15 +57,34 @@ class EngineSettings(Block):
     """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
 
 
-class _RecipeBase(Block):
+if TYPE_CHECKING:
+    AnyTask: TypeAlias = Task
+    AnyMethod: TypeAlias = Method
+    AnyMetric: TypeAlias = Metric
+    Training: TypeAlias = Block
+else:
+    # The components that are found when the recipe is first needed; a type checker sees their base.
+    AnyTask, AnyMethod, AnyMetric = one_of(Task), one_of(Method), one_of(Metric)
+    Training = training_block()
+
+
+class Recipe(Block):
     """One task, one model, one way to solve it, and how it is measured."""
 
     model_config = ConfigDict(title="ftkit recipe")
 
+    task: AnyTask
+    """What is to be predicted."""
     model: ModelSource
     """Where the pretrained weights come from."""
     data: DataSource
     """Where the rows come from."""
+    method: AnyMethod
+    """The way to solve the task."""
+    training: Training = Training()
+    """Arguments of transformers' `TrainingArguments`, by their own names."""
+    metrics: list[AnyMetric]
+    """The scores; by default those of the task."""
     gates: dict[str, Gate] = {}
     """Bounds by metric (or by path, such as `per_label.refund.f1`); one that fails is exit 4."""
     early_stopping: EarlyStopping | None = None
@@ -80,12 +96,6 @@ class _RecipeBase(Block):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of new weights, data order and dropout."""
 
-    if TYPE_CHECKING:
-        task: Task
-        method: Method
-        metrics: list[Metric]
-        training: Block
-
     @model_validator(mode="before")
     @classmethod
     def _default_metrics(cls, tree: Any) -> Any:
@@ -94,8 +104,8 @@ class _RecipeBase(Block):
             return tree
         task = tree.get("task")
         if not isinstance(task, Task):
-            options = {"type": task} if isinstance(task, str) else task
-            kind = discover(Task).get((options or {}).get("type", "")) if isinstance(options, dict) else None
+            options = task if isinstance(task, dict) else {"type": task}
+            kind = discover(Task).get(str(options.get("type")))
             if kind is None:
                 return {**tree, "metrics": []}
             known = {key: value for key, value in options.items() if key in kind.model_fields}
@@ -111,9 +121,7 @@ class _RecipeBase(Block):
     def best_metric(self) -> tuple[str, bool]:
         """The validation score that chooses the checkpoint, and whether more is better."""
         headlines = [metric for metric in self.metrics if isinstance(metric, Headline)]
-        name = self.arguments.get("metric_for_best_model") or (
-            headlines[0].name() if headlines else LOSS
-        )
+        name = self.arguments.get("metric_for_best_model") or (headlines[0].name() if headlines else LOSS)
         name = name.removeprefix("eval_")
         if (given := self.arguments.get("greater_is_better")) is not None:
             return name, given
@@ -125,21 +133,6 @@ class _RecipeBase(Block):
         owners = [family for family in discover(Family).values() if family.owns(config)]
         return owners[0] if owners else None
 
-
-Recipe: Any = create_model(
-    "Recipe",
-    __base__=_RecipeBase,
-    __doc__=_RecipeBase.__doc__,
-    task=(one_of(Task), Field(description="What is to be predicted.")),
-    method=(one_of(Method), Field(description="The way to solve the task.")),
-    metrics=(list[one_of(Metric)], Field(description="The scores; by default those of the task.")),  # type: ignore[misc]
-    training=(
-        training_block(),
-        Field(default_factory=training_block(), description="transformers' `TrainingArguments`."),
-    ),
-)
-if TYPE_CHECKING:
-    Recipe = _RecipeBase
 
 BLOCK_ORDER = (
     "task", "model", "data", "method", "training", "early_stopping", "engine",

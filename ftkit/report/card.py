@@ -29,7 +29,7 @@ def model_card(run: Run) -> str:
         "",
         "## Use",
         "",
-        f"With ftkit: `ftkit predict {run.folder.name} --text \"...\"`.",
+        f'With ftkit: `ftkit predict {run.folder.name} --text "..."`.',
         "Without it, from this folder:",
         "",
         "```python",

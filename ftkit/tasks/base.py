@@ -12,8 +12,8 @@ from ftkit.errors import InputError
 from ftkit.records import Record
 
 if TYPE_CHECKING:
-    from ftkit.training.setup import Head
     from ftkit.training.heads import Objective
+    from ftkit.training.setup import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Task(Component):
 
         Raises:
             InputError: A value is empty or of the wrong kind, with the row.
+
         """
 
     @abstractmethod
@@ -60,6 +61,7 @@ class Task(Component):
 
         Raises:
             InputError: There is nothing to tell apart.
+
         """
 
     @abstractmethod
@@ -68,6 +70,7 @@ class Task(Component):
 
         Raises:
             InputError: A label that is not among `labels`, with the row.
+
         """
 
     @abstractmethod
@@ -98,6 +101,7 @@ class Task(Component):
 
         Raises:
             InputError: A column that is needed or named does not exist; the found ones are named.
+
         """
         chosen = {}
         for field, spec in self.fields.items():

@@ -16,8 +16,8 @@ from ftkit.records import Record, Target
 from ftkit.tasks.base import Field, Task
 
 if TYPE_CHECKING:
-    from ftkit.training.setup import Head
     from ftkit.training.heads import Objective
+    from ftkit.training.setup import Head
 
 _MOST_LABELS_SHOWN = 12
 
@@ -86,7 +86,7 @@ class Classification(Task):
     def settle(self, record: Record, labels: Sequence[str]) -> Record:
         if record.target is None:
             return record
-        if not self.multi_label:
+        if isinstance(record.target, str):
             return replace(record, target=self._label(record.target, labels, record.where))
         chosen = {self._label(name, labels, record.where) for name in record.target}
         return replace(record, target=tuple(name for name in labels if name in chosen))

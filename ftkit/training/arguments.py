@@ -60,7 +60,7 @@ OWNED: dict[str, str] = {
 }
 """Names of `TrainingArguments` that ftkit owns, and where each is said instead."""
 
-_BOUNDS: dict[str, dict[str, float]] = {
+_BOUNDS: dict[str, dict[str, Any]] = {
     "learning_rate": {"gt": 0},
     "num_train_epochs": {"gt": 0},
     "per_device_train_batch_size": {"ge": 1},

@@ -75,6 +75,7 @@ class EpochBatches(Sampler[list[tuple[int, float]]]):
         rank: This process.
         processes: How many there are.
         drop_last: Leave out the last, short batch.
+
     """
 
     def __init__(

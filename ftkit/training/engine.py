@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from itertools import islice
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
@@ -44,7 +44,10 @@ class Engine(Trainer):
         where: Place of every training row, for messages.
         evaluate: Returns validation scores by name; `None` where there is no validation.
         callbacks: Further callbacks.
+
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
@@ -209,7 +212,9 @@ class Engine(Trainer):
             draft / "losses.json",
             {"sum": self._tr_loss.item(), "last_logged": self._globalstep_last_logged},
         )
-        stateful = [c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)]
+        stateful = [
+            c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)
+        ]
         self.state.stateful_callbacks = {type(c).__name__: c.state() for c in stateful}
         self.state.save_to_json(str(draft / "trainer_state.json"))
 
@@ -250,4 +255,3 @@ class _ContinueLosses(TrainerCallback):
         if resumed := self.engine.resumed:
             self.engine._tr_loss = torch.tensor(resumed["sum"], device=args.device)
             self.engine._globalstep_last_logged = resumed["last_logged"]
-

@@ -43,6 +43,7 @@ class TrainedEstimator:
         setup: The task on a model.
         adapt: Makes the loaded model trainable in the method's way.
         restore: Loads what `fit` saved.
+
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class TrainedEstimator:
         Raises:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
+
         """
         arguments = self._arguments(workplace, bool(validation))
         set_seed(self.setup.seed)
@@ -130,6 +132,7 @@ class TrainedEstimator:
         Args:
             folder: The run's `model/`.
             train: Records whose label counts decide class weights; may be empty to predict.
+
         """
         model = self.restore(folder)
         tokenizer = self.setup.load_tokenizer(folder)
@@ -137,9 +140,7 @@ class TrainedEstimator:
         assert limit is not None, "a finished run knows its longest input"
         self._use(model, tokenizer, limit, train)
 
-    def _use(
-        self, model: nn.Module, tokenizer: Any, max_length: int, train: Sequence[Record]
-    ) -> None:
+    def _use(self, model: nn.Module, tokenizer: Any, max_length: int, train: Sequence[Record]) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -219,9 +220,7 @@ class TrainedEstimator:
             callbacks.append(EarlyStoppingCallback(patience, threshold))
         return callbacks
 
-    def _validation(
-        self, validation: Sequence[Record], score: Scorer
-    ) -> Callable[[], dict[str, float]]:
+    def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
         features = self._encode(validation).features
 
         def evaluate() -> dict[str, float]:
@@ -278,6 +277,7 @@ class TrainedEstimator:
 
         Raises:
             InputError: The logits differ by more than the precision explains.
+
         """
         features = self._encode(records[:_ROWS_COMPARED]).features
         before = self._forward(features)[0]

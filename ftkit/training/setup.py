@@ -27,6 +27,7 @@ class Loaded:
         max_length: The longest input in tokens.
         source: What the recipe calls the model, for an adapter to name its base.
         revision: Its revision, likewise.
+
     """
 
     model: PreTrainedModel
@@ -44,6 +45,7 @@ class Head:
     Attributes:
         auto_class: The transformers auto class that builds it.
         config: Values of the model's configuration: label names, problem type.
+
     """
 
     auto_class: str
@@ -65,6 +67,7 @@ class Setup:
         best_metric: Validation score that chooses the checkpoint, and whether more is better.
         early_stopping: Evaluations without improvement to wait for, and the smallest improvement.
         max_length: Longest input asked for; `None` for the model's own.
+
     """
 
     load: Callable[[], Loaded]

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from standins import STANDINS  # noqa: E402 - found by the line above
+from standins import STANDINS
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,9 +27,7 @@ def test_two_gloo_processes_equal_one(rows: int, recipe: dict[str, Any], still: 
         "training": {"num_train_epochs": 2, "max_grad_norm": 1.0, "optim": "sgd", "learning_rate": 0.5,
                      "logging_steps": 1, "lr_scheduler_type": "constant"},
     }  # fmt: skip
-    one = ftkit.finetune(
-        recipe, ["training.per_device_train_batch_size=8", f"output_dir={tmp_path / 'one'}"]
-    )
+    one = ftkit.finetune(recipe, ["training.per_device_train_batch_size=8", f"output_dir={tmp_path / 'one'}"])
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",

@@ -33,11 +33,11 @@ class Capture(TrainerCallback):
         self.steps.append({name: gradient.clone() for name, gradient in gradients.items()})
 
 
-def engine_gradients(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[float]]:
+def engine_gradients(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Any], list[float]]:
     capture = Capture()
-    monkeypatch.setattr(
-        TrainedEstimator, "_callbacks", lambda self, *_: [capture, *callbacks(self, *_)]
-    )
+    monkeypatch.setattr(TrainedEstimator, "_callbacks", lambda self, *_: [capture, *callbacks(self, *_)])
     run = ftkit.finetune(recipe, overwrite=True)
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return capture.steps, [entry["loss"] for entry in log if "loss" in entry]

