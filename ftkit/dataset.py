@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from typing import Any
 
 from ftkit.data.base import Row
 from ftkit.data.source import DataSource
 from ftkit.data.splits import stratified_split
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.records import SPLITS, Dataset, Record, labelled
 from ftkit.tasks.base import Task
 
@@ -33,15 +34,21 @@ def load_records(
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
 
     """
-    splits = {split: _read(data, task, split, limit) for split in data.split_names()}
+    names = data.split_names()
+    if labels is None and "train" not in names:
+        raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
+    splits = {
+        split: _read(data, task, split, limit, must_answer=labels is None and split == "train")
+        for split in names
+    }
+    for records in splits.values():
+        _refuse_half_labelled(records)
     if labels is None:
-        if not splits.get("train"):
-            raise InputError("there are no training rows", hint="give data.train_file or a Hub set")
         if not labelled(splits["train"]):
-            raise InputError("the row has no label", where=splits["train"][0].where)
+            raise InputError("no training row has a label", where=splits["train"][0].where)
         labels = task.find_labels(splits["train"], _declared(data, task))
     for split, records in splits.items():
-        splits[split] = _settled(records, task, labels, split)
+        splits[split] = [task.settle(record, labels) for record in records]
     splits = _cut_fractions(splits, data, task)
     return Dataset(splits, tuple(labels), tuple(_notes(splits, task, labels)))
 
@@ -51,15 +58,17 @@ def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[R
     return [replace(record, target=None) for record in _records(rows, data, task, answers=False)]
 
 
-def _read(data: DataSource, task: Task, split: str, limit: int | None) -> list[Record]:
-    records = list(_records(islice(data.rows(split), limit), data, task))
+def _read(data: DataSource, task: Task, split: str, limit: int | None, *, must_answer: bool) -> list[Record]:
+    records = list(_records(islice(data.rows(split), limit), data, task, must_answer=must_answer))
     if not records:
         files = ", ".join(map(str, data.files(split))) if not data.dataset_name else data.dataset_name
         raise InputError(f"the {split} split has no rows", where=files)
     return records
 
 
-def _records(rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True) -> Iterator[Record]:
+def _records(
+    rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True, must_answer: bool = False
+) -> Iterator[Record]:
     first = next(rows, None)
     if first is None:
         return
@@ -67,6 +76,7 @@ def _records(rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool
     columns = task.columns(list(values), data.columns, where)
     if not answers:
         columns.pop(task.answer_field, None)
+    _refuse_columns(columns, task, list(values), where, must_answer=must_answer)
     for where, values in chain([first], rows):
         try:
             fields = {field: values[column] for field, column in columns.items()}
@@ -89,14 +99,32 @@ def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
     return ()
 
 
-def _settled(records: Sequence[Record], task: Task, labels: Sequence[str], split: str) -> list[Record]:
-    """Answers in label names; a split has answers in all rows or in none."""
+def _refuse_columns(
+    columns: Mapping[str, Any], task: Task, found: Sequence[Any], where: str, *, must_answer: bool
+) -> None:
+    """Training needs the answer; and an answer read as the text would be a perfect score."""
+    answer = task.answer_field
+    if must_answer and answer not in columns:
+        looked = " or ".join(map(repr, task.fields[answer].aliases))
+        raise InputError(
+            f"no column {looked} for the field {answer!r}",
+            where=where,
+            hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{{answer}: COLUMN}}",
+        )
+    for field, column in columns.items():
+        if same := [other for other, taken in columns.items() if taken == column and other != field]:
+            raise UsageError(
+                f"data.columns: {field} and {same[0]} are both read from the column {column!r}", where=where
+            )
+
+
+def _refuse_half_labelled(records: Sequence[Record]) -> None:
+    """A split has answers in all rows or in none."""
     with_answers = labelled(records)
     for record in records:
         if (record.target is not None) != with_answers:
             kind = "no label, as other rows do" if with_answers else "a label, the rows before it do not"
-            raise InputError(f"the row has {kind}", where=record.where)
-    return [task.settle(record, labels) for record in records]
+            raise InputError(f"the row has {kind}", where=record.where, hint="fill it in or remove the row")
 
 
 def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task) -> dict[str, list[Record]]:
@@ -124,7 +152,8 @@ def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -
     train = splits.get("train", ())
     if not train:
         return
-    seen = set(task.find_labels(train, ())) if labelled(train) else set()
+    targets = [record.target or () for record in train]
+    seen = {name for target in targets for name in ((target,) if isinstance(target, str) else target)}
     unseen = [name for name in labels if name not in seen]
     if unseen:
         yield f"{len(unseen)} labels have no training row: {', '.join(unseen[:5])}"

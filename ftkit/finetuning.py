@@ -9,9 +9,11 @@ from typing import Any
 
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
-from ftkit.recipe import Recipe, load_recipe
+from ftkit.estimator import make_estimator
+from ftkit.recipe import load_recipe
 from ftkit.records import Dataset, Prediction, labelled
 from ftkit.run import Run
+from ftkit.training.processes import is_main_process, processes
 from ftkit.scoring import choose_split, evaluate_split, headline_scores
 
 log = logging.getLogger("ftkit")
@@ -44,16 +46,14 @@ def finetune(
         InputError: Data or model are not as the recipe needs them; the run diverged.
 
     """
-    from accelerate import PartialState
-
     checked = load_recipe(recipe, overrides)
     if not checked.method.trains:
         raise UsageError(
             f"method {checked.method.type} does not train", hint="score it with ftkit eval RECIPE"
         )
-    main = PartialState().is_main_process
-    # The other processes wait, so that they do not find the folder that the first one makes.
-    run = Run.open(checked, overwrite=overwrite, resume=resume) if main else _follower(checked)
+    main = is_main_process()
+    # Only one process looks at the folder: the others would find what the first one makes.
+    run = Run.open(checked, overwrite=overwrite, resume=resume) if main else Run.follow(checked, resume)
     if run.finished:
         log.info("The run in %s is already finished", run.folder)
         return run
@@ -61,12 +61,10 @@ def finetune(
     dataset = load_records(checked.data, checked.task, limit=limit)
     tell(dataset)
     log.info("Loading %s", checked.model.name_or_path)
-    from ftkit.estimator import make_estimator
-
     estimator = make_estimator(checked, dataset.labels)
     if main:
         run.start(dataset, limit=limit, resume=resume)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     train, validation = dataset["train"], _validation(dataset)
     log.info("Training: method %s", checked.method.type)
     figures = estimator.fit(
@@ -82,7 +80,7 @@ def finetune(
     if main:
         head = checked.task.head(dataset.labels).config
         run.finish(figures, scores, dataset[split], predictions, head=head, precision=estimator.precision)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return run
 
 
@@ -92,10 +90,6 @@ def tell(dataset: Dataset) -> None:
     log.info("  %s rows, %d labels", rows, len(dataset.labels))
     for note in dataset.notes:
         log.warning("  note: %s", note)
-
-
-def _follower(recipe: Recipe) -> Run:
-    return Run(Path(recipe.output_dir).absolute(), recipe, {})
 
 
 def _validation(dataset: Dataset) -> Any:

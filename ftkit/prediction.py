@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
-from ftkit.data.base import Row
+from ftkit.data.jsonlines import parse_object
 from ftkit.dataset import read_unlabelled
+from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.run import Run
 
@@ -22,19 +24,66 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
         UsageError: This is no finished run.
 
     """
-    records = [
-        Record(text) if isinstance(text, str) else Record(text[0], text_pair=text[1]) for text in texts
-    ]
-    return predict_records(run if isinstance(run, Run) else Run.load(run), records)
+    found = run if isinstance(run, Run) else Run.load(run)
+    singles = [text if isinstance(text, str) else text[0] for text in texts]
+    pairs = None if not texts or isinstance(texts[0], str) else [text[1] for text in texts]
+    return predict_records(found, records_of_texts(found, singles, pairs))
 
 
 def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
-    """One prediction a record, in order."""
+    """One prediction a record, in order.
+
+    Raises:
+        UsageError: Single texts for a run on pairs, or pairs for one on single texts.
+    """
     from ftkit.estimator import finished_estimator
 
+    for record in records:
+        if (record.text_pair is not None) != run.pairs:
+            needed = "pairs of texts" if run.pairs else "single texts"
+            raise UsageError(
+                f"the run was trained on {needed}",
+                where=record.where,
+                hint="give text and text_pair (--text-pair)" if run.pairs else "leave the second text out",
+            )
     return finished_estimator(run).predict(records) if records else []
 
 
-def records_of(run: Run, rows: Iterator[Row]) -> list[Record]:
-    """Records of rows with the columns that the run's recipe names; labels are not needed."""
-    return read_unlabelled(rows, run.recipe.data, run.recipe.task)
+def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:
+    """Records of typed texts, and of the second texts where there are pairs.
+
+    Raises:
+        UsageError: There are not as many second texts as first ones.
+        InputError: A text is empty.
+    """
+    if pairs and len(pairs) != len(texts):
+        raise UsageError(
+            f"{len(texts)} texts but {len(pairs)} second texts", hint="give one --text-pair each"
+        )
+    values = [{"text": text} for text in texts]
+    for value, pair in zip(values, pairs or (), strict=False):
+        value["text_pair"] = pair
+    return [run.recipe.task.read(value, f"text {number}") for number, value in enumerate(values, 1)]
+
+
+def records_of_lines(run: Run, lines: Iterable[bytes]) -> list[Record]:
+    """Records of lines: JSON objects with the recipe's columns, or a text each."""
+    numbered = ((f"standard input, line {n}", _decoded(line, n)) for n, line in enumerate(lines, 1))
+    filled = [(where, line) for where, line in numbered if line.strip()]
+    if filled and filled[0][1].lstrip().startswith("{"):
+        rows = ((where, parse_object(line, where)) for where, line in filled)
+        return read_unlabelled(rows, run.recipe.data, run.recipe.task)
+    return [run.recipe.task.read({"text": line}, where) for where, line in filled]
+
+
+def records_of_file(run: Run, path: Path, limit: int | None = None) -> list[Record]:
+    """Records of a file with the recipe's columns; labels are not needed."""
+    rows = run.recipe.data.for_file(path).rows("test")
+    return read_unlabelled(islice(rows, limit), run.recipe.data, run.recipe.task)
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=f"standard input, line {number}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.dataset import load_records
+from ftkit.errors import InputError
 from ftkit.estimator import family_of
 from ftkit.recipe import load_recipe
 
@@ -31,8 +32,11 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
         report["model"] = f"{located.folder} ({family_of(checked, dict(located.config)).name()})"
     else:
         report["model"] = f"{checked.model.name_or_path} (on the Hub, not looked at)"
-    if checked.data.dataset_name:
-        report["data"] = f"{checked.data.dataset_name} (a data set of the Hub, not looked at)"
+    if name := checked.data.dataset_name:
+        if Path(name).is_absolute() and not Path(name).is_dir():
+            raise InputError("no such folder", where=f"data.dataset_name: {name}")
+        kind = "a local folder in Hub layout" if Path(name).is_absolute() else "a data set on the Hub"
+        report["data"] = f"{name} ({kind}, not looked at)"
         return report
     dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS)
     for split, records in dataset.splits.items():

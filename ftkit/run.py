@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -19,6 +20,8 @@ from ftkit.recipe.loading import to_tree, to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
 from ftkit.tasks.base import Task
 from ftkit.training.setup import Workplace
+
+log = logging.getLogger("ftkit")
 
 MANIFEST = "manifest.json"
 _PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn")
@@ -79,6 +82,13 @@ class Run:
                 hint="choose another with --set output_dir=DIR",
             )
         return run
+
+    @classmethod
+    def follow(cls, recipe: Recipe, resume: bool) -> Run:
+        """The same run, for a process that does not write."""
+        folder = Path(recipe.output_dir).absolute()
+        known = resume and (folder / MANIFEST).is_file()
+        return cls(folder, recipe, read_manifest(folder) if known else {})
 
     @classmethod
     def load(cls, folder: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -157,6 +167,11 @@ class Run:
         return int(self.manifest["training"]["max_length"])
 
     @property
+    def pairs(self) -> bool:
+        """Whether the run was trained on pairs of texts."""
+        return bool(self.manifest["pairs"])
+
+    @property
     def metrics(self) -> dict[str, Any]:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -180,6 +195,7 @@ class Run:
                 )  # fmt: skip
             return
         if self.folder.exists():
+            log.info("Replacing the run in %s", self.folder)
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         (self.folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
@@ -193,6 +209,7 @@ class Run:
             "labels": list(dataset.labels),
             "data": data,
             "notes": list(dataset.notes),
+            "pairs": dataset["train"][0].text_pair is not None,
             "base_model": {
                 "source": self.recipe.model.name_or_path,
                 "revision": self.recipe.model.revision,

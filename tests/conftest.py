@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# Rows that `datasets` caches stay out of the developer's home, here and in subprocesses.
+_CACHE = tempfile.TemporaryDirectory(prefix="ftkit-datasets-")
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from typing import Any
 
 import typer
 
-from ftkit.errors import BUG, INTERRUPTED, FtkitError
+from ftkit.errors import BUG, INTERRUPTED, FtkitError, InputError
 
 app = typer.Typer(
     name="ftkit",
@@ -34,6 +36,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(BUG)
+    except OSError as error:
+        # A full disk, a folder that cannot be written: the state of the machine, wherever it shows.
+        if logging.getLogger("ftkit").isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        _say(f"error: {InputError(error.strerror or str(error), where=str(error.filename or ''))}")
+        sys.exit(InputError.exit_code)
     except Exception as error:
         _usage_error(error)
         raise

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ftkit.training.processes import is_main_process
+
 _MOST_LABELS = 20
 _YELLOW, _BOLD, _PLAIN = "\033[33m", "\033[1m", "\033[0m"
 
@@ -36,11 +38,6 @@ def start(*, quiet: bool = False, verbose: bool = False) -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")
         warnings.filterwarnings("ignore")
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that prints, under `accelerate launch`."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def emit(text: str) -> None:

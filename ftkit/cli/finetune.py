@@ -24,8 +24,11 @@ def finetune(
     """Train a recipe, save the run, and score it."""
     console.start(quiet=quiet, verbose=verbose)
     from ftkit.cli.gating import apply_gates, read_gates
+    from ftkit.errors import UsageError
     from ftkit.finetuning import finetune as run_recipe
 
+    if overwrite and resume:
+        raise UsageError("give --resume or --overwrite, not both: one goes on with the run, one removes it")
     gates = read_gates(gate)
     run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit)
     metrics = run.metrics

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ftkit.cli import app, console, options
-
-if TYPE_CHECKING:
-    from ftkit.data.base import Row
-    from ftkit.run import Run
 
 
 @app.command()
@@ -25,6 +21,9 @@ def predict(
         typer.Argument(metavar="FILE|-", help="Rows to predict for; - reads lines or JSON objects."),
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to predict for; repeatable.")] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option(help="The second text of each --text, for a run on pairs.")
+    ] = None,
     limit: options.Limit = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -32,17 +31,25 @@ def predict(
 ) -> None:
     """Predict with a finished run; one line of JSON a row, in order."""
     console.start(quiet=quiet, verbose=verbose)
-    from itertools import islice
-
-    from ftkit.errors import UsageError
+    from ftkit.errors import InputError, UsageError
     from ftkit.evaluation import find_run
-    from ftkit.prediction import predict_records, records_of
+    from ftkit.prediction import predict_records, records_of_file, records_of_lines, records_of_texts
 
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
     found = find_run(run)
-    rows = _typed(text) if text else _lines(sys.stdin) if file == "-" else _rows(found, str(file))
-    records = records_of(found, islice(rows, limit))
+    if text:
+        records = records_of_texts(found, text, text_pair)
+    elif file == "-":
+        records = records_of_lines(found, islice(sys.stdin.buffer, limit))
+    elif not Path(str(file)).exists():
+        raise InputError("no such file or folder", where=str(file))
+    else:
+        records = records_of_file(found, Path(str(file)), limit)
+    if not records:
+        raise InputError(
+            "there are no rows to predict for", where="standard input" if file == "-" else str(file)
+        )
     answers = []
     for record, prediction in zip(records, predict_records(found, records), strict=True):
         pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
@@ -63,25 +70,3 @@ def _print(answers: list[dict[str, Any]], *, as_object: bool, readable: bool) ->
     else:
         for answer in answers:
             console.emit(json.dumps(answer, ensure_ascii=False))
-
-
-def _typed(texts: list[str]) -> Iterator[Row]:
-    for number, text in enumerate(texts, 1):
-        yield f"--text {number}", {"text": text}
-
-
-def _lines(stream: Any) -> Iterator[Row]:
-    """Standard input: a JSON object a line, or a text a line."""
-    from ftkit.data.jsonlines import parse_object
-
-    for number, line in enumerate(stream, 1):
-        where = f"standard input, line {number}"
-        if line.lstrip().startswith("{"):
-            yield where, parse_object(line, where)
-        elif line.strip():
-            yield where, {"text": line.rstrip("\r\n")}
-
-
-def _rows(run: Run, file: str) -> Iterator[Row]:
-    source = run.recipe.data.for_file(Path(file))
-    return source.rows("test")

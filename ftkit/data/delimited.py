@@ -35,37 +35,58 @@ class Tsv(Format):
         return _rows(path, reading, delimiter="\t", quoting=csv.QUOTE_NONE, strict=False)
 
 
-def _rows(path: Path, reading: Reading, **dialect: Any) -> Iterator[Row]:
+def _rows(path: Path, reading: Reading, *, delimiter: str, **dialect: Any) -> Iterator[Row]:
     with open_text(path, reading.encoding) as file:
-        reader = csv.reader(file, **dialect)
-        columns = _header(path, next(reader)) if reading.header else None
-        line = reader.line_num + 1 if columns else 1
+        reader = csv.reader(file, delimiter=delimiter, **dialect)
+        columns: list[Any] | None = None
+        line = 1
         try:
             for values in reader:
-                if values:
-                    where = f"{path}:{line}"
-                    columns = columns or list(range(len(values)))
-                    yield where, _row(where, columns, values)
+                where = f"{path}:{line}"
                 line = reader.line_num + 1
+                if not values:
+                    continue
+                if columns is None and reading.header:
+                    columns = _header(where, values, delimiter)
+                    continue
+                columns = columns or list(range(len(values)))
+                yield where, _row(where, columns, values, reading)
         except csv.Error as error:
+            unclosed = "unexpected end" in str(error)
             raise InputError(
-                f"the quoting is broken: {error}",
+                "a quotation mark is opened here and never closed"
+                if unclosed
+                else f"the quoting is broken: {error}",
                 where=f"{path}:{line}",
                 hint='inside a quoted value, write " as ""',
             ) from None
 
 
-def _header(path: Path, names: list[str]) -> list[Any]:
-    duplicates = sorted({name for name in names if names.count(name) > 1})
-    if duplicates:
-        raise InputError(f"column {duplicates[0]!r} stands twice in the header", where=f"{path}:1")
-    return [name.strip() for name in names]
-
-
-def _row(where: str, columns: list[Any], values: list[str]) -> dict[Any, Any]:
-    if len(values) != len(columns):
+def _header(where: str, names: list[str], delimiter: str) -> list[Any]:
+    names = [name.strip() for name in names]
+    other = next((d for d in ",;\t|" if d != delimiter and d in names[0]), None)
+    if len(names) == 1 and other:
         raise InputError(
-            f"{len(values)} values where the header has {len(columns)} columns",
+            f"the header is one column, {names[0]!r:.80}, with {other!r} and not {delimiter!r} in it",
+            where=where,
+            hint="csv has commas between its values, tsv tabs; data.format overrules the file's suffix",
+        )
+    # A spreadsheet's empty columns have no names.
+    duplicates = sorted({name for name in names if name and names.count(name) > 1})
+    if duplicates:
+        raise InputError(
+            f"column {duplicates[0]!r:.80} stands twice in the header",
+            where=where,
+            hint="a file without a header needs numbers, such as data.columns: {text: 0, label: 1}",
+        )
+    return names
+
+
+def _row(where: str, columns: list[Any], values: list[str], reading: Reading) -> dict[Any, Any]:
+    if len(values) != len(columns):
+        first = "the header has" if reading.header else "the first row has"
+        raise InputError(
+            f"{len(values)} value{'' if len(values) == 1 else 's'} where {first} {len(columns)}",
             where=where,
             hint="quote a value that holds the delimiter or a line end",
         )

@@ -29,6 +29,8 @@ class JsonArray(Format):
                 where=f"{path}:{error.lineno}",
                 hint="a file with one object a line needs the suffix .jsonl, or data.format: jsonl",
             ) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"broken JSON: {error}", where=str(path)) from None
         if isinstance(values, dict):
             values = values.get("data")
         if not isinstance(values, list):
@@ -36,5 +38,5 @@ class JsonArray(Format):
         for number, value in enumerate(values, 1):
             where = f"{path} item {number}"
             if not isinstance(value, dict):
-                raise InputError(f"an object is needed, not {type(value).__name__}", where=where)
+                raise InputError(f"an object is needed, not {value!r:.40}", where=where)
             yield where, value

@@ -28,10 +28,13 @@ class JsonLines(Format):
 
 def parse_object(line: str, where: str) -> dict[str, object]:
     """Read one JSON object, or raise an `InputError` that names the place."""
+    hint = "each line holds one JSON object; a file with one list of objects needs the suffix .json"
     try:
-        value = json.loads(line)
+        value = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", where=where) from None
+        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", where=where, hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"broken JSON: {error}", where=where) from None
     if not isinstance(value, dict):
-        raise InputError(f"a JSON object is needed, not {type(value).__name__}", where=where)
+        raise InputError(f"a JSON object is needed, not {value!r:.40}", where=where, hint=hint)
     return value

@@ -26,5 +26,6 @@ class Parquet(Format):
                 for values in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", values
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"is not a parquet file: {error}", where=str(path)) from None
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot be read as parquet: {reason}", where=str(path)) from None

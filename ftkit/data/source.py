@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -200,4 +201,6 @@ def _nearby(path: Path, key: str) -> str:
     if not path.parent.is_dir():
         return f"{key}: the folder {path.parent} does not exist either"
     names = sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
+    if close := get_close_matches(path.name, names, n=1):
+        return f"{key}: did you mean {close[0]!r}?"
     return f"{key}: beside it there is {', '.join(names[:8]) or 'nothing'}"

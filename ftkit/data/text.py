@@ -26,7 +26,7 @@ def open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
     """
     codec = _codec(encoding)
     _refuse_empty_or_binary(path, codec)
-    _refuse_utf8_as_single_byte(path, codec)
+    _refuse_utf8_as_single_byte(path, codec, encoding)
     try:
         with path.open(encoding="utf-8-sig" if codec == "utf-8" else codec, newline="") as file:
             yield file
@@ -37,12 +37,16 @@ def open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
             where=f"{path}:{line}" if line else str(path),
             hint="set data.encoding to the file's encoding, for example latin-1 or cp1252",
         ) from None
+    except UnicodeError as error:
+        raise InputError(f"is not {encoding} text: {error}", where=str(path)) from None
 
 
 def _codec(encoding: str) -> str:
     try:
+        # Python's codecs that are no text encodings, such as base64, fail here.
+        "".encode(encoding)
         return codecs.lookup(encoding).name
-    except LookupError:
+    except (LookupError, ValueError):
         raise UsageError(
             f"data.encoding: {encoding!r} is not an encoding Python knows",
             hint="common ones: utf-8, latin-1, cp1252, utf-16",
@@ -52,8 +56,10 @@ def _codec(encoding: str) -> str:
 def _refuse_empty_or_binary(path: Path, codec: str) -> None:
     with path.open("rb") as file:
         start = file.read(_SNIFFED_BYTES)
-    if not start.strip():
+    if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise InputError("the file is empty", where=str(path))
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not codec.startswith("utf-"):
+        raise InputError("the file is UTF-16 text", where=str(path), hint="set data.encoding: utf-16")
     if b"\0" in start and not codec.startswith(("utf-16", "utf-32")):
         raise InputError(
             "the file is binary, not text",
@@ -62,7 +68,7 @@ def _refuse_empty_or_binary(path: Path, codec: str) -> None:
         )
 
 
-def _refuse_utf8_as_single_byte(path: Path, codec: str) -> None:
+def _refuse_utf8_as_single_byte(path: Path, codec: str, encoding: str) -> None:
     """A single-byte codec never fails, it only garbles: UTF-8 read with one is surely wrong."""
     if codec not in {"iso8859-1", "cp1252", "iso8859-15"}:
         return
@@ -78,7 +84,7 @@ def _refuse_utf8_as_single_byte(path: Path, codec: str) -> None:
             first = first or number
     if first:
         raise InputError(
-            f"data.encoding says {codec}, but every line of the file is valid UTF-8",
+            f"data.encoding says {encoding}, but every line of the file is valid UTF-8",
             where=f"{path}:{first}",
             hint="leave data.encoding out, or set it to utf-8",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftkit.errors import InputError
-from ftkit.models.source import Located, ModelSource
+from ftkit.models.source import PACKAGE_PREFIX, Located, ModelSource
 from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
@@ -21,7 +21,11 @@ _NO_LIMIT = 10**9
 def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model."""
     with explained(source.name_or_path):
-        return AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
+        tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
+    # Without its files, transformers makes a tokenizer that knows no word.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError("the model's tokenizer has an empty vocabulary", where=source.name_or_path)
+    return tokenizer
 
 
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -58,6 +62,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
             dtype="float32",
         )
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    _refuse_random_body(model, info["missing_keys"], mismatched, source)
     tokenizer = load_tokenizer(located, source)
     return Loaded(
         model=model.eval(),
@@ -69,8 +74,33 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     )
 
 
+def _refuse_random_body(
+    model: PreTrainedModel, missing: Iterable[str], mismatched: Iterable[str], source: ModelSource
+) -> None:
+    """Only a head may be new: transformers fills whatever does not fit with random numbers.
+
+    A pooler or the like may be missing (checkpoints of masked language models have none), but
+    not most of the model, and nothing may be of another size.
+    """
+    prefix = f"{model.base_model_prefix}."
+    body = [key for key in model.state_dict() if key.startswith(prefix)]
+    lacking = [key for key in missing if key.startswith(prefix)]
+    resized = sorted(key for key in mismatched if key.startswith(prefix))
+    if resized or 2 * len(lacking) > len(body):
+        first = resized[0] if resized else sorted(lacking)[0]
+        problem = "have another size" if resized else "are missing"
+        raise InputError(
+            f"the weights do not fit config.json: {len(resized or lacking)} of the {len(body)} tensors "
+            f"{problem}, such as {first}",
+            where=source.name_or_path,
+            hint="take config.json and the weights from the same model",
+        )
+
+
 def load_finished(folder: Path, head: Head) -> PreTrainedModel:
     """Load a model that was saved whole; every parameter must be in the file."""
+    if not folder.is_dir():
+        raise InputError("the run has no such folder", where=str(folder), hint="train it again")
     auto_class = getattr(transformers, head.auto_class)
     with explained(str(folder)):
         model, info = auto_class.from_pretrained(
@@ -104,21 +134,38 @@ def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | 
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what transformers raises about a model's files into an `InputError`."""
+    """Turn what transformers raises about a model's files into an `InputError`.
+
+    Args:
+        name: What the recipe calls the model.
+
+    """
+    from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
     from safetensors import SafetensorError
 
+    local = name.startswith(PACKAGE_PREFIX) or Path(name).is_absolute()
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        first = " ".join(str(error).split())[:300]
+    except (OSError, HTTPError, SafetensorError) as error:
+        reason = _one_line(error).partition(" Check your internet")[0]
         raise InputError(
-            f"the model cannot be loaded: {first}",
+            f"the model cannot be loaded: {reason}",
             where=name,
-            hint="check the id or path, the revision, the network and (for a private or gated "
-            "model) `hf auth login`; without a network, give a local folder",
+            hint=""
+            if local
+            else "no local folder has this name, so it is taken for a Hub id: check it, model.revision, "
+            "the network and (for a private or gated model) `hf auth login`",
         ) from None
-    except (ValueError, ImportError, KeyError) as error:
-        raise InputError(f"transformers cannot load it: {error}", where=name) from None
+    except (
+        ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
+        # A configuration with impossible values fails wherever they are first used.
+        raise InputError(f"transformers cannot load it: {_one_line(error)}", where=name) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _hub(located: Located, source: ModelSource) -> Mapping[str, Any]:

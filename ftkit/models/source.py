@@ -18,6 +18,8 @@ from ftkit.errors import InputError
 PACKAGE_PREFIX = "package:"
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_LFS_POINTER = b"version https://git-lfs"
+_TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
 class ModelSource(Block):
@@ -61,8 +63,9 @@ class ModelSource(Block):
         A Hub id is taken as it is: its files are looked at once they are downloaded.
 
         Raises:
-            InputError: The package or folder is missing, holds no safetensors weights, needs
-                remote code that is not trusted, or has another SHA-256 than the recipe says.
+            InputError: The package or folder is missing, holds no safetensors weights or no
+                tokenizer, needs remote code that is not trusted, is cut short, or has another
+                SHA-256 than the recipe says.
 
         """
         if self.is_package:
@@ -70,13 +73,21 @@ class ModelSource(Block):
         elif (path := Path(self.name_or_path)).is_dir():
             folder = path
         elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
-            raise InputError("no such model folder", where=self.name_or_path)
+            kind = "this is a file, not a model folder" if path.is_file() else "no such model folder"
+            raise InputError(kind, where=self.name_or_path, hint="model.name_or_path is a folder or a Hub id")
         else:
             return Located(self.name_or_path, None, {})
         config = read_config(folder)
         _refuse_untrusted_code(config, self)
         _refuse_unsafe_weights(folder)
-        if self.sha256 and (found := weights_sha256(folder)) != self.sha256:
+        _refuse_broken_weights(folder)
+        if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
+            raise InputError(
+                "no tokenizer in this model folder",
+                where=str(folder),
+                hint="put the model's tokenizer.json and tokenizer_config.json beside its weights",
+            )
+        if self.sha256 and (found := weights_sha256(folder)) != self.sha256.lower():
             raise InputError(
                 f"the weights have SHA-256 {found}, the recipe says {self.sha256}",
                 where=str(folder),
@@ -124,18 +135,28 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+    if not path.is_file():
         raise InputError(
-            "no config.json: this is not a model folder", where=str(folder), hint=f"it holds: {held}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"broken JSON: {error}", where=str(path)) from None
-    if not isinstance(config, dict):
-        raise InputError("config.json is not a JSON object", where=str(path))
+            "no config.json: this is not a model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
+        )
+    config = _read_object(path)
+    if not isinstance(config.get("model_type"), str):
+        raise InputError("names no model_type", where=str(path), hint="config.json comes with the weights")
     return config
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"broken JSON: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise InputError("a JSON object is needed", where=str(path))
+    return value
+
+
+def _held(folder: Path) -> str:
+    return ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
 
 
 def weights_sha256(folder: Path) -> str:
@@ -151,7 +172,13 @@ def weights_sha256(folder: Path) -> str:
 def _package_folder(name: str) -> Path:
     """The folder inside an installed package, found without importing the package."""
     package, _, rest = name.partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if not package.isidentifier():
+        raise InputError(
+            f"{package!r} is no name of a Python package",
+            where=f"model.name_or_path: {PACKAGE_PREFIX}{name}",
+            hint=f"the form is {PACKAGE_PREFIX}NAME/FOLDER",
+        )
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the Python package {package!r} is not installed",
@@ -161,7 +188,11 @@ def _package_folder(name: str) -> Path:
     root = Path(spec.submodule_search_locations[0]).resolve()
     folder = (root / rest).resolve()
     if not folder.is_relative_to(root) or not folder.is_dir():
-        raise InputError(f"the package {package!r} has no folder {rest!r}", where=str(root))
+        raise InputError(
+            f"the package {package!r} has no folder {rest!r}",
+            where=str(root),
+            hint=f"it holds: {_held(root)}",
+        )
     return folder
 
 
@@ -187,4 +218,36 @@ def _refuse_unsafe_weights(folder: Path) -> None:
             hint="convert them to model.safetensors on a machine you can spare, or take a "
             "revision of the model that has safetensors",
         )
-    raise InputError("no model.safetensors in this model folder", where=str(folder))
+    raise InputError(
+        "no model.safetensors in this model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
+    )
+
+
+def _refuse_broken_weights(folder: Path) -> None:
+    """Look at headers and sizes: a download that was cut short shows here, not after the data is read."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    paths = [folder / "model.safetensors"]
+    if not paths[0].is_file():
+        parts = _read_object(index).get("weight_map")
+        if not isinstance(parts, dict) or not parts:
+            raise InputError("names no parts in `weight_map`", where=str(index))
+        paths = [folder / name for name in sorted(set(map(str, parts.values())))]
+    for path in paths:
+        if not path.is_file():
+            raise InputError("this part of the weights is missing", where=str(path))
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise InputError(
+                    "only a Git LFS pointer, not the weights", where=str(path), hint="git lfs pull"
+                )
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise InputError(
+                f"the weights are broken or cut short: {error}",
+                where=str(path),
+                hint="copy or download the file again",
+            ) from None

@@ -20,13 +20,16 @@ def explain(error: ValidationError, source: Source, schema: type[BaseModel]) -> 
     """Every error of a validation, in the order of the file."""
     found: dict[KeyPath, list[dict[str, Any]]] = {}
     for detail in error.errors(include_url=False):
-        path = _in_tree(detail["loc"], source.tree)
+        path = _in_tree(detail["loc"], source.tree, absent=detail["type"] == "missing")
         found.setdefault(path, []).append(detail)  # type: ignore[arg-type]
     problems = []
     for path, details in found.items():
+        # The other branches of a union only say that they are other branches.
+        if any(other[: len(path)] == path and other != path for other in found):
+            continue
         key, what = _words(path, details, source.tree, schema)
-        problems.append(Problem(_place(path, source), key, what))
-    return sorted(problems, key=lambda problem: _line(problem.where))
+        problems.append(Problem(source.place_of(path), key, what))
+    return problems
 
 
 def _words(
@@ -41,18 +44,32 @@ def _words(
     if kind == "missing":
         return key, "this key is needed"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        allowed = [tag.strip(" '") for tag in str(context.get("expected_tags", "")).split(",")]
-        given = context.get("tag")
-        if given is None:
-            return key, "needs a `type`"
-        return f"{key}.type", _not_among(given, allowed) if allowed else f"{given!r} is not a type"
+        allowed = _types(detail["loc"], schema)
+        if kind == "union_tag_not_found":
+            return key, f"needs a `type`; allowed: {', '.join(allowed)}"
+        given = detail["input"].get("type") if isinstance(detail["input"], dict) else context["tag"]
+        return (key if _is_bare(path, tree) else f"{key}.type"), _not_among(given, allowed)
     if kind == "literal_error" and len(details) == 1:
         allowed = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
         return key, _not_among(detail["input"], allowed)
     if kind == "value_error":
         return key, str(context["error"])
     wanted = _joined([_wanted(one) for one in details])
-    return key, f"{_shown(detail['input'])} is not {wanted}"
+    return key, f"{_shown(detail['input'])} is not {wanted}{_remedy(detail, len(details), schema)}"
+
+
+def _remedy(detail: dict[str, Any], branches: int, schema: type[BaseModel]) -> str:
+    """How the value would be written, where that is not plain from what was wanted."""
+    kind, given = detail["type"], detail["input"]
+    if kind in {"model_type", "model_attributes_type"}:
+        if names := _types(detail["loc"], schema):
+            return f" or one of: {', '.join(names)}"
+        return f"; its keys: {_some(_allowed_keys(detail['loc'], schema))}"
+    if kind == "string_type" and branches == 1 and isinstance(given, (int, float)):
+        return f"; write '{_shown(given)}'"
+    if kind == "list_type" and branches == 1 and isinstance(given, str):
+        return f"; write [{given}]"
+    return ""
 
 
 def _unknown(path: KeyPath, loc: Sequence[Any], schema: type[BaseModel]) -> str:
@@ -63,8 +80,20 @@ def _unknown(path: KeyPath, loc: Sequence[Any], schema: type[BaseModel]) -> str:
     return "unknown key" + _suggestion(name, allowed)
 
 
+def _types(loc: Sequence[Any], schema: type[BaseModel]) -> list[str]:
+    """The values of `type` among which a pydantic location chooses."""
+    kinds = _blocks(_annotation(loc, schema))
+    return sorted(str(kind.model_fields["type"].default) for kind in kinds if "type" in kind.model_fields)
+
+
 def _allowed_keys(loc: Sequence[Any], schema: type[BaseModel]) -> list[str]:
     """The keys of the block that a pydantic location leads to."""
+    block = _annotation(loc, schema)
+    return [*getattr(block, "model_fields", {}), *(["extends"] if block is schema else [])]
+
+
+def _annotation(loc: Sequence[Any], schema: type[BaseModel]) -> Any:
+    """The type at a pydantic location: a block, or a union whose branch the location leaves open."""
     block: Any = schema
     for step in loc:
         fields = getattr(block, "model_fields", None)
@@ -75,7 +104,7 @@ def _allowed_keys(loc: Sequence[Any], schema: type[BaseModel]) -> list[str]:
             if literal is None or len(_blocks(block)) == 1 or literal.default == step:
                 block = kind
                 break
-    return [*getattr(block, "model_fields", {}), *(["extends"] if block is schema else [])]
+    return block
 
 
 def _blocks(annotation: Any) -> list[Any]:
@@ -94,8 +123,11 @@ def _suggestion(given: str, allowed: Sequence[str]) -> str:
     nearest = f"; did you mean {close[0]!r}?" if close else ""
     if len(allowed) > _MOST_SHOWN and nearest:
         return nearest
-    shown = ", ".join(allowed[:_MOST_SHOWN]) + (", ..." if len(allowed) > _MOST_SHOWN else "")
-    return f"{nearest}{'' if nearest else ';'} allowed: {shown}"
+    return f"{nearest}{'' if nearest else ';'} allowed: {_some(allowed)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_SHOWN]) + (", ..." if len(names) > _MOST_SHOWN else "")
 
 
 _WANTED = {
@@ -113,7 +145,8 @@ def _wanted(detail: dict[str, Any]) -> str:
               "less_than": ("lt", "under"), "less_than_equal": ("le", "at most")}  # fmt: skip
     if detail["type"] in limits:
         key, word = limits[detail["type"]]
-        return f"{word} {context[key]}"
+        bound = context[key]
+        return f"{word} {int(bound) if bound == int(bound) else bound}"
     if detail["type"] == "literal_error":
         return str(context["expected"]).replace("'", "")
     return _WANTED.get(detail["type"], detail["msg"])
@@ -130,32 +163,29 @@ def _shown(value: Any) -> str:
     return repr(value)[:80]
 
 
-def _in_tree(loc: Sequence[Any], tree: Any) -> KeyPath:
-    """A pydantic location without the names of union branches, which stand nowhere in the file."""
+def _is_bare(path: KeyPath, tree: Any) -> bool:
+    """Whether the file has a component's bare name at a path."""
+    for step in path:
+        tree = tree[step]
+    return isinstance(tree, str)
+
+
+def _in_tree(loc: Sequence[Any], tree: Any, *, absent: bool) -> KeyPath:
+    """A pydantic location without the names of union branches, which stand nowhere in the file.
+
+    Args:
+        loc: The location.
+        tree: The recipe.
+        absent: Whether the last step is the name of a key that should be there.
+
+    """
     path: list[str | int] = []
     for position, step in enumerate(loc):
         if (isinstance(tree, dict) and step in tree) or (
             isinstance(tree, list) and isinstance(step, int) and step < len(tree)
         ):
             tree = tree[step]
-        elif (
-            position + 1 < len(loc)
-            or not isinstance(tree, dict)
-            or not isinstance(step, str)
-            or tree.get("type") == step
-            or "[" in step
-        ):
+        elif not absent or position + 1 < len(loc):
             continue
         path.append(step)
     return tuple(path)
-
-
-def _place(path: KeyPath, source: Source) -> str:
-    while path not in source.places and path:
-        path = path[:-1]
-    return source.places.get(path, "")
-
-
-def _line(where: str) -> tuple[str, int]:
-    name, _, number = where.rpartition(":")
-    return (name, int(number)) if number.isdecimal() else (where, 0)

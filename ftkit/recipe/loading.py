@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from ftkit.component import discover
 from ftkit.data.source import DataSource
 from ftkit.errors import Problem, RecipeError, UsageError
-from ftkit.metrics.base import Headline
+from ftkit.metrics.base import Headline, Metric
 from ftkit.models.source import PACKAGE_PREFIX, ModelSource
 from ftkit.recipe import shipped
 from ftkit.recipe.explaining import explain
 from ftkit.recipe.merging import Source, merge, read_chain, read_overrides
+from ftkit.recipe.reading import KeyPath, dotted, write_yaml
 from ftkit.recipe.schema import BLOCK_ORDER, LOSS, Recipe
+
+_MOST_SHOWN = 30
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -37,19 +41,35 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     """
     if isinstance(recipe, Mapping):
-        source = Source(dict(recipe), {}, {(): Path.cwd()})
+        source = Source(deepcopy(dict(recipe)), {}, {(): Path.cwd()})
     else:
         source = read_chain(find_recipe(str(recipe), Path.cwd()), find_recipe)
     source = merge(source, read_overrides(overrides, Path.cwd()))
     source.tree.pop("extends", None)
-    _resolve_paths(source)
+    problems = [*source.problems, *_resolve_paths(source)]
     try:
         checked = Recipe.model_validate(source.tree, strict=True)
     except ValidationError as error:
-        raise RecipeError(explain(error, source, Recipe)) from None
-    if problems := _contradictions(checked, source):
-        raise RecipeError(problems)
+        said = {(problem.where, problem.key) for problem in problems}
+        found = explain(error, source, Recipe)
+        problems += [problem for problem in found if (problem.where, problem.key) not in said]
+        raise _recipe_error(problems) from None
+    if problems := [*problems, *_contradictions(checked, source)]:
+        raise _recipe_error(problems)
     return checked
+
+
+def _recipe_error(problems: Sequence[Problem]) -> RecipeError:
+    """The problems in the order of the file."""
+
+    def line(problem: Problem) -> tuple[str, int]:
+        name, _, number = problem.where.rpartition(":")
+        return (name, int(number)) if number.isdecimal() else (problem.where, 0)
+
+    ordered = sorted(problems, key=line)
+    if more := ordered[_MOST_SHOWN:]:
+        ordered = [*ordered[:_MOST_SHOWN], Problem("", "", f"and {len(more)} more")]
+    return RecipeError(ordered)
 
 
 def find_recipe(name: str, folder: Path) -> Path:
@@ -59,16 +79,18 @@ def find_recipe(name: str, folder: Path) -> Path:
         UsageError: There is neither, with the nearest name.
 
     """
-    path = folder / Path(name).expanduser()
+    path = folder / _expanded(name)
     if path.is_file():
         return path
     if path.suffix not in {".yaml", ".yml"} and (packaged := shipped.find(name)):
         return packaged
     if path.is_dir():
-        raise UsageError("this is a folder, not a recipe", where=name)
-    close = get_close_matches(name, list(shipped.names()), n=1)
+        raise UsageError("this folder is neither a recipe nor a run (no manifest.json)", where=name)
+    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = get_close_matches(name, shipped.names(), n=1) or get_close_matches(path.name, beside, n=1)
     raise UsageError(
-        "no such recipe" + (f"; did you mean {close[0]!r}?" if close else ""),
+        "there is no such file, run folder or shipped recipe"
+        + (f"; did you mean {close[0]!r}?" if close else ""),
         where=name,
         hint="`ftkit list recipes` shows those that ship with ftkit",
     )
@@ -83,54 +105,65 @@ def to_tree(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(recipe: Recipe) -> str:
     """The complete recipe as YAML that `load_recipe` reads back."""
-    return yaml.safe_dump(to_tree(recipe), sort_keys=False, allow_unicode=True, width=100)
+    return write_yaml(to_tree(recipe))
 
 
-def _resolve_paths(source: Source) -> None:
-    """Make the paths in the tree absolute: each counts from where it was said."""
-    for block, kind in (("data", DataSource), ("model", ModelSource)):
-        values = source.tree.get(block)
-        if not isinstance(values, dict):
-            continue
-        values = source.tree[block] = dict(values)
-        for key in kind.path_keys:
-            folder = source.folder_of((block, key))
-            if isinstance(values.get(key), str):
-                values[key] = _absolute(values[key], folder, must_be_path=block == "data")
-            elif isinstance(values.get(key), list):
-                values[key] = [
-                    _absolute(v, folder, must_be_path=True) if isinstance(v, str) else v for v in values[key]
-                ]
-        if block == "data" and isinstance(values.get("dataset_name"), str):
-            folder = source.folder_of((block, "dataset_name"))
-            values["dataset_name"] = _absolute(values["dataset_name"], folder, must_be_path=False)
-    if isinstance(output := source.tree.get("output_dir"), str):
-        source.tree["output_dir"] = str(Path(output).expanduser().absolute())
+def _resolve_paths(source: Source) -> list[Problem]:
+    """Make the paths in the tree absolute, each counted from where it was said; say which are none."""
+    problems = []
+
+    def resolve(path: KeyPath, *, must_be_path: bool) -> None:
+        block: Any = source.tree
+        for step in path[:-1]:
+            block = block.get(step) if isinstance(block, dict) else None
+        value = block.get(path[-1]) if isinstance(block, dict) else None
+        resolved = []
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and (not one.strip() or "\0" in one):
+                problems.append(Problem(source.place_of(path), dotted(path), f"{one!r} is not a path"))
+            elif isinstance(one, str) and path == ("output_dir",):
+                one = str(_expanded(one).absolute())
+            elif isinstance(one, str):
+                one = _absolute(one, source.folder_of(path), must_be_path=must_be_path)
+            resolved.append(one)
+        if value is not None:
+            block[path[-1]] = resolved if isinstance(value, list) else resolved[0]
+
+    for key in DataSource.path_keys:
+        resolve(("data", key), must_be_path=True)
+    for key in ModelSource.path_keys:
+        resolve(("model", key), must_be_path=False)
+    resolve(("data", "dataset_name"), must_be_path=False)
+    resolve(("output_dir",), must_be_path=True)
     gates = source.tree.get("gates")
-    for name, gate in gates.items() if isinstance(gates, dict) else ():
-        if isinstance(gate, dict) and isinstance(gate.get("baseline"), str):
-            folder = source.folder_of(("gates", name, "baseline"))
-            gate["baseline"] = _absolute(gate["baseline"], folder, must_be_path=True)
+    for name in gates if isinstance(gates, dict) else ():
+        resolve(("gates", name, "baseline"), must_be_path=True)
+    return problems
 
 
 def _absolute(value: str, folder: Path, *, must_be_path: bool) -> str:
     """A path made absolute; a Hub id or a package name is left as it is."""
     if value.startswith(PACKAGE_PREFIX):
         return value
-    path = (folder / Path(value).expanduser()).resolve()
+    path = (folder / _expanded(value)).resolve()
     is_path = must_be_path or value.startswith((".", "~", "/")) or path.exists()
     return str(path) if is_path else value
+
+
+def _expanded(value: str) -> Path:
+    """The path with `~` replaced, where there is such a user (as a shell does it)."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)
 
 
 def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
     """What no single block can see: blocks that do not go together."""
     problems = []
 
-    def problem(path: tuple[str, ...], what: str) -> None:
-        place = next(
-            (source.places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in source.places), ""
-        )
-        problems.append(Problem(place, ".".join(path), what))
+    def problem(path: KeyPath, what: str) -> None:
+        problems.append(Problem(source.place_of(path), dotted(path), what))
 
     for field in recipe.data.columns:
         if field not in recipe.task.fields:
@@ -139,16 +172,29 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
                 ("data", "columns", field),
                 f"the task {recipe.task.type} has no such field; it has: {allowed}",
             )
-    for metric in recipe.metrics:
-        if recipe.task.answer not in metric.answers:
-            fit = f"it scores a {' or a '.join(metric.answers)}, the task predicts a {recipe.task.answer}"
-            problem(("metrics",), f"{metric.name()} does not fit: {fit}")
-    names = [metric.name() for metric in recipe.metrics if isinstance(metric, Headline)]
+    computed = [metric.name() for metric in recipe.metrics]
+    answer = recipe.task.answer
+    for number, metric in enumerate(recipe.metrics):
+        if answer not in metric.answers:
+            fit = ", ".join(name for name, kind in discover(Metric).items() if answer in kind.answers)
+            scores = " or a ".join(metric.answers)
+            problem(
+                ("metrics", number),
+                f"{metric.name()} scores a {scores}, the task predicts a {answer}; these fit: {fit}",
+            )
+        if metric.name() in computed[:number]:
+            problem(("metrics", number), f"{metric.name()} stands twice")
+    for path in recipe.gates:
+        if not any(path == name or path.startswith(f"{name}.") for name in computed):
+            close = get_close_matches(path.partition(".")[0], computed, n=1)
+            nearest = f" did you mean {close[0]!r}?" if close else ""
+            problem(("gates", path), f"is not computed;{nearest} metrics has: {', '.join(computed)}")
+    headlines = [metric.name() for metric in recipe.metrics if isinstance(metric, Headline)]
     best, _ = recipe.best_metric
-    if best not in {*names, LOSS}:
+    if best not in {*headlines, LOSS}:
         problem(
             ("training", "metric_for_best_model"),
-            f"{best!r} is not computed; metrics has: {', '.join([*names, LOSS])}",
+            f"{best!r} is not computed; metrics has: {', '.join([*headlines, LOSS])}",
         )
     if not recipe.method.trains and recipe.arguments:
         problem(("training",), f"method {recipe.method.type} does not train")

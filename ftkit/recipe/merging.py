@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftkit.errors import UsageError
+from ftkit.errors import Problem, UsageError
 from ftkit.recipe.reading import KeyPath, Places, read_file, read_value
 
 
@@ -19,18 +19,26 @@ class Source:
         tree: Nested keys and values.
         places: Where each key was said, for messages.
         folders: The folder that a relative path under each key counts from.
+        problems: What was wrong with the files that the tree was read from.
 
     """
 
     tree: dict[str, Any]
     places: Places = field(default_factory=dict)
     folders: dict[KeyPath, Path] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
     def folder_of(self, path: KeyPath) -> Path:
         """The folder that the value at `path` resolves against."""
         while path not in self.folders and path:
             path = path[:-1]
         return self.folders.get(path, Path())
+
+    def place_of(self, path: KeyPath) -> str:
+        """Where the key at `path`, or the nearest block around it, was said."""
+        while path not in self.places and path:
+            path = path[:-1]
+        return self.places.get(path, "")
 
 
 def read_chain(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, ...] = ()) -> Source:
@@ -46,17 +54,23 @@ def read_chain(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, 
 
     """
     path = path.resolve()
-    if path in seen:
-        chain = " -> ".join(recipe.name for recipe in (*seen, path))
-        raise UsageError(f"extends: the chain comes back to itself: {chain}", where=str(path))
-    tree, places = read_file(path)
-    own = Source(tree, places, dict.fromkeys(_leaves(tree), path.parent))
+    tree, places, problems = read_file(path)
+    own = Source(tree, places, dict.fromkeys(_leaves(tree), path.parent), tuple(problems))
     parent = tree.pop("extends", None)
     if parent is None:
         return own
+    where = places[("extends",)]
     if not isinstance(parent, str):
-        raise UsageError("extends: one path or recipe name is needed", where=places[("extends",)])
-    return merge(read_chain(find(parent, path.parent), find, (*seen, path)), own)
+        raise UsageError("extends: one path or recipe name is needed", where=where)
+    try:
+        found = find(parent, path.parent).resolve()
+    except UsageError as error:
+        raise UsageError(f"extends: {parent}: {error.what}", where=where, hint=error.hint) from None
+    seen = (*seen, path)
+    if found in seen:
+        chain = " -> ".join(recipe.name for recipe in (*seen, found))
+        raise UsageError(f"extends: the chain comes back to itself: {chain}", where=where)
+    return merge(read_chain(found, find, seen), own)
 
 
 def read_overrides(overrides: Sequence[str], folder: Path) -> Source:
@@ -74,6 +88,8 @@ def read_overrides(overrides: Sequence[str], folder: Path) -> Source:
                 f"--set {override!r}: expected key=value",
                 hint="for example --set training.learning_rate=1e-4",
             )
+        if keys[0] == "extends":
+            raise UsageError(f"--set {override}: a parent is named in the recipe's file, not here")
         value = read_value(text)
         tree: dict[str, Any] = {keys[-1]: value}
         for name in reversed(keys[:-1]):
@@ -98,7 +114,7 @@ def merge(base: Source, top: Source) -> Source:
 
     places = {path: place for path, place in base.places.items() if kept(path)} | top.places
     folders = {path: folder for path, folder in base.folders.items() if kept(path)} | top.folders
-    return Source(tree, places, folders)
+    return Source(tree, places, folders, (*base.problems, *top.problems))
 
 
 def _merge(

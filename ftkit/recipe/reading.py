@@ -44,8 +44,22 @@ def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes the words that only `_Loader` reads as numbers: 1e5, 08."""
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _regexp, [_first])
+
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {f"{_CORE}{name}" for name in ("str", "bool", "int", "float", "null")}
+# No recipe needs more; parsing takes time and stack that grow with the depth.
+_DEEPEST = 32
+
+
 def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
-    """Parse a recipe.
+    """Parse YAML that must be right.
 
     Args:
         text: The YAML text.
@@ -55,22 +69,12 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
         The tree, and the place of every key by its path.
 
     Raises:
-        RecipeError: Every duplicate key, tag and alias at once; or the syntax error.
+        RecipeError: Every duplicate key and tag, or every alias, at once; or the syntax error.
 
     """
-    try:
-        problems = list(_aliases(text, name))
-        node = None if problems else yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        raise RecipeError([Problem(where, "", f"not YAML: {getattr(error, 'problem', error)}")]) from None
-    places: Places = {}
-    tree = _build(node, (), name, places, problems) if node else None
+    tree, places, problems = _read(text, name)
     if problems:
         raise RecipeError(problems)
-    if not isinstance(tree, dict):
-        raise RecipeError([Problem(f"{name}:1", "", "a recipe is a mapping, such as `task: {type: ...}`")])
     return tree, places
 
 
@@ -82,55 +86,125 @@ def read_value(text: str) -> Any:
 
     """
     try:
-        return read_yaml(f"value: {text}", "--set")[0]["value"]
+        tree, _ = read_yaml(f"value: {text}", "--set")
     except RecipeError as error:
         raise UsageError(f"--set: the value {text!r}: {error.problems[0].what}") from None
+    if len(tree) > 1:
+        raise UsageError(f"--set: the value {text!r} holds a second key", hint="give --set once for each key")
+    return tree["value"]
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], Places]:
-    """Read a recipe file; see `read_yaml`."""
+def read_file(path: Path) -> tuple[dict[str, Any], Places, list[Problem]]:
+    """Read a recipe file.
+
+    Returns:
+        The tree, the place of every key, and what is wrong although the rest can be checked:
+        duplicate keys and tags.
+
+    Raises:
+        RecipeError: There is no rest: it is not YAML, no mapping, or uses aliases.
+        UsageError: It is not UTF-8, or the disk does not give it.
+
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UsageError("the recipe is not UTF-8 text", where=str(path)) from None
     except OSError as error:
         raise UsageError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from None
-    return read_yaml(text, str(path))
+    return _read(text, str(path))
 
 
-def _aliases(text: str, name: str) -> Iterator[Problem]:
+def write_yaml(tree: dict[str, Any]) -> str:
+    r"""The tree as YAML that `read_yaml` reads back.
+
+    >>> write_yaml({"labels": ["1e5", "08", "no"]})
+    "labels:\n- '1e5'\n- '08'\n- 'no'\n"
+    """
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read(text: str, name: str) -> tuple[dict[str, Any], Places, list[Problem]]:
+    try:
+        problems = list(_bombs(text, name))
+        node = None if problems else yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            [_syntax(error, text, name)],
+            hint="indent with spaces; quote a value that holds ': ' or ' #' or begins with one of []{}&*!%@`",
+        ) from None
+    if problems:
+        raise RecipeError(problems)
+    places: Places = {}
+    tree = _build(node, (), name, places, problems) if node else None
+    if not isinstance(tree, dict):
+        what = "a recipe is a mapping, such as `task: {type: ...}`"
+        raise RecipeError(problems or [Problem(f"{name}:1", "", what if node else f"it is empty; {what}")])
+    return tree, places, problems
+
+
+def _bombs(text: str, name: str) -> Iterator[Problem]:
+    """What must not even be built: aliases, each once, and nesting without end."""
+    seen = set()
+    depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            where = f"{name}:{line}"
+        where = f"{name}:{event.start_mark.line + 1}" if event.start_mark else name
+        if isinstance(event, yaml.AliasEvent) and event.anchor not in seen:
+            seen.add(event.anchor)
             yield Problem(where, "", f"alias *{event.anchor}: aliases are refused; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            yield Problem(where, "", f"nested more than {_DEEPEST} levels deep")
+            return
+
+
+def _syntax(error: yaml.YAMLError, text: str, name: str) -> Problem:
+    """A syntax error with its line, and that of the bracket or quote that is not closed."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return Problem(
+            f"{name}:{line}", "", f"not YAML: the character {text[error.position]!a} is not allowed"
+        )
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Problem(name, "", f"not YAML: {error}")
+    mark, begun = error.problem_mark, error.context_mark
+    since = f" (from line {begun.line + 1})" if begun and mark and begun.line < mark.line else ""
+    context = f"{error.context}{since}, " if error.context else ""
+    return Problem(f"{name}:{mark.line + 1}" if mark else name, "", f"not YAML: {context}{error.problem}")
 
 
 def _build(node: yaml.Node, path: KeyPath, name: str, places: Places, problems: list[Problem]) -> Any:
     place = f"{name}:{node.start_mark.line + 1}"
     places.setdefault(path, place)
-    key = dotted(path)
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.MappingNode) and node.tag == f"{_CORE}map":
         return _build_mapping(node, path, name, places, problems)
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq":
         return [_build(child, (*path, i), name, places, problems) for i, child in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag not in _Loader.yaml_constructors:
-        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        problems.append(Problem(place, key, f"the tag {tag} is refused: recipes hold plain values"))
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in _SCALARS:
+        tag = node.tag.replace(_CORE, "!!")
+        problems.append(Problem(place, dotted(path), f"the tag {tag} is refused: recipes hold plain values"))
         return None
-    return _scalar(node)
+    try:
+        return _scalar(node)
+    except (ValueError, KeyError):
+        # `!!int abc`, or a number of thousands of digits.
+        kind = node.tag.replace(_CORE, "!!")
+        problems.append(Problem(place, dotted(path), f"{node.value[:40]!r} cannot be read as {kind}"))
+        return None
 
 
 def _build_mapping(
     node: yaml.MappingNode, path: KeyPath, name: str, places: Places, problems: list[Problem]
 ) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    if node.tag != "tag:yaml.org,2002:map":
-        problems.append(Problem(places[path], dotted(path), f"the tag {node.tag} is refused"))
     for key_node, value_node in node.value:
-        key = str(_scalar(key_node)) if isinstance(key_node, yaml.ScalarNode) else "?"
-        here = (*path, key)
         place = f"{name}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
+            problems.append(Problem(place, dotted(path), "a key must be a plain word"))
+            continue
+        # As it is written: `1` and `no` are names of labels, too.
+        key = str(key_node.value)
+        here = (*path, key)
         if key in tree:
             first = places[here].rpartition(":")[2]
             problems.append(Problem(place, dotted(here), f"duplicate key (first on line {first})"))
@@ -140,7 +214,7 @@ def _build_mapping(
     return tree
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _scalar(node: yaml.ScalarNode) -> Any:
     loader = _Loader("")
     try:
         return loader.construct_object(node)

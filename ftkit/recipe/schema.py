@@ -38,6 +38,8 @@ class Gate(Block):
             raise ValueError("a gate needs min, max, or baseline with max_drop")
         if (self.baseline is None) != (self.max_drop is None):
             raise ValueError("baseline and max_drop go together")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}: no score passes")
         return self
 
 

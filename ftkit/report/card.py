@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftkit.recipe import Recipe
     from ftkit.run import Run
 
 
@@ -20,12 +21,14 @@ def model_card(run: Run) -> str:
         *_scores(run.metrics),
         "## Data",
         "",
+        f"{_source(recipe)}",
+        "",
         "| split | rows | SHA-256 |",
         "|---|---|---|",
         *(f"| {s} | {d['rows']} | `{d['sha256'][:16]}` |" for s, d in manifest["data"].items()),
         "",
         *([*(f"- {note}" for note in manifest["notes"]), ""] if manifest["notes"] else []),
-        f"Labels: {', '.join(manifest['labels'])}.",
+        _labels(run),
         "",
         "## Use",
         "",
@@ -47,8 +50,8 @@ def model_card(run: Run) -> str:
 
 def snippet(run: Run) -> str:
     """Python that loads `model/` with transformers (and peft) alone and predicts one text."""
-    example = '{"text": "...", "text_pair": "..."}' if "text_pair" in run.recipe.data.columns else '"..."'
-    every = ", top_k=None" if getattr(run.recipe.task, "multi_label", False) else ""
+    example = '{"text": "...", "text_pair": "..."}' if run.pairs else '"..."'
+    every = ", top_k=None" if _several(run) else ""
     use = f"print(classify({example}, truncation=True, max_length={run.max_length}{every}))"
     if not run.recipe.method.adapters:
         return "\n".join(
@@ -69,6 +72,7 @@ def snippet(run: Run) -> str:
             "",
             run.recipe.model.snippet(),
             'head = json.load(open("model/head.json"))',
+            'head["id2label"] = {int(number): name for number, name in head["id2label"].items()}',
             f"model = AutoModelForSequenceClassification.from_pretrained(base{revision}, "
             "ignore_mismatched_sizes=True, **head)",
             'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
@@ -77,6 +81,26 @@ def snippet(run: Run) -> str:
             use,
         ]
     )
+
+
+def _source(recipe: Recipe) -> str:
+    """Where the rows came from."""
+    data = recipe.data
+    if not data.dataset_name:
+        return "Local files, named in `recipe.yaml`."
+    config = f", configuration `{data.dataset_config_name}`" if data.dataset_config_name else ""
+    revision = f", revision `{data.revision}`" if data.revision else ""
+    return f"The data set `{data.dataset_name}`{config}{revision}."
+
+
+def _labels(run: Run) -> str:
+    text = f"Labels: {', '.join(run.labels)}."
+    threshold = run.recipe.task.model_dump().get("threshold") if _several(run) else None
+    return text + (f" A label is predicted from a probability of {threshold}." if threshold else "")
+
+
+def _several(run: Run) -> bool:
+    return run.recipe.task.answer == "label set"
 
 
 def _scores(metrics: dict[str, Any]) -> list[str]:

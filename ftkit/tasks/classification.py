@@ -30,11 +30,11 @@ class Classification(Task):
     """Label names in the model's order; by default those of the training data, sorted."""
     multi_label: bool = False
     """Whether a row may carry any number of labels."""
-    label_separator: str = ","
+    label_separator: Annotated[str, Limits(min_length=1)] = ","
     """What stands between the labels of a row where they are written as one string."""
     threshold: Annotated[float, Limits(gt=0, lt=1)] = 0.5
     """With `multi_label`, the probability from which a label is predicted."""
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Limits(ge=0)]] | None = None
     """Weight of each label in the loss; `balanced` weighs rare labels up."""
 
     fields: ClassVar[Mapping[str, Field]] = {
@@ -45,9 +45,19 @@ class Classification(Task):
     answer_field: ClassVar[str] = "label"
 
     @model_validator(mode="after")
-    def _distinct_labels(self) -> Classification:
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels: a name stands twice")
+    def _possible_labels(self) -> Classification:
+        if self.labels is None:
+            return self
+        if twice := [name for name in self.labels if self.labels.count(name) > 1]:
+            raise ValueError(f"labels: {twice[0]!r} stands twice")
+        if bad := [name for name in self.labels if not name or name != name.strip()]:
+            raise ValueError(f"labels: {bad[0]!r} is empty or has spaces around it")
+        if len(self.labels) < (fewest := 1 if self.multi_label else 2):
+            raise ValueError(
+                f"labels: at least {fewest} are needed; leave the key out to take those of the data"
+            )
+        if unknown := self._unknown_weights(self.labels):
+            raise ValueError(f"class_weights: {unknown}")
         return self
 
     @property
@@ -81,6 +91,8 @@ class Classification(Task):
                 where=train[0].where.rpartition(":")[0] if train else "",
                 hint="classification needs rows of at least two labels",
             )
+        if unknown := self._unknown_weights(names):
+            raise UsageError(f"task.class_weights: {unknown}")
         return names
 
     def settle(self, record: Record, labels: Sequence[str]) -> Record:
@@ -131,16 +143,21 @@ class Classification(Task):
         if self.class_weights is None:
             return None
         if isinstance(self.class_weights, dict):
-            if unknown := sorted(set(self.class_weights) - set(labels)):
-                raise UsageError(
-                    f"task.class_weights: {unknown[0]!r} is no label",
-                    hint=f"labels: {', '.join(labels)}",
-                )
             return [self.class_weights.get(name, 1.0) for name in labels]
         count = Counter(name for record in train for name in _names(record.target))
         if self.multi_label:
             return [(len(train) - count[name]) / count[name] if count[name] else 1.0 for name in labels]
         return [len(train) / (len(labels) * count[name]) if count[name] else 1.0 for name in labels]
+
+    def _unknown_weights(self, labels: Sequence[str]) -> str:
+        """What is wrong with the labels that have weights; empty where nothing is."""
+        given = self.class_weights if isinstance(self.class_weights, dict) else {}
+        unknown = [name for name in given if name not in labels]
+        return (
+            f"{unknown[0]!r} is no label{_nearest(unknown[0], labels)}; labels: {_some(labels)}"
+            if unknown
+            else ""
+        )
 
     def _answer(self, value: Any, where: str) -> Target | None:
         """The row's label or labels as written; `None` where the data holds no answer."""
@@ -152,7 +169,7 @@ class Classification(Task):
             value = [part.strip() for part in value.split(self.label_separator) if part.strip()]
         if not isinstance(value, list):
             raise InputError(
-                f"the label is {value!r}; with multi_label a list is needed, or a string with "
+                f"the label is {value!r:.80}; with multi_label a list is needed, or a string with "
                 f"{self.label_separator!r} between the labels",
                 where=where,
             )
@@ -164,13 +181,12 @@ class Classification(Task):
             return written
         if written.isdecimal() and int(written) < len(labels) and not all(n.isdecimal() for n in labels):
             return labels[int(written)]
-        close = get_close_matches(written, labels, n=1)
-        shown = ", ".join(labels[:_MOST_LABELS_SHOWN]) + (", ..." if len(labels) > _MOST_LABELS_SHOWN else "")
+        source = "that task.labels names" if self.labels else "of the training data"
         raise InputError(
-            f"the label {written!r} is not among the {len(labels)} labels of the training data"
-            + (f"; did you mean {close[0]!r}?" if close else ""),
+            f"the label {written!r:.80} is not among the {len(labels)} labels {source}"
+            + _nearest(written, labels),
             where=where,
-            hint=f"labels: {shown}",
+            hint=f"labels: {_some(labels)}",
         )
 
 
@@ -180,10 +196,20 @@ def _text(value: Any, field: str, where: str) -> str:
         raise InputError(f"the {field} is {kind}", where=where, hint="remove the row or fill it in")
     if not isinstance(value, str):
         raise InputError(
-            f"the {field} is {value!r}, a {type(value).__name__}, not a text",
+            f"the {field} is {value!r:.80}, not a string",
             where=where,
             hint="write it as a string, or map the right column with data.columns",
         )
+    return _whole(value, field, where)
+
+
+def _whole(value: str, field: str, where: str) -> str:
+    """A string without halves of characters, which JSON can hold but no tokenizer or file takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(value[error.start]):04X}"
+        raise InputError(f"the {field} holds half a character (the surrogate {half})", where=where) from None
     return value
 
 
@@ -192,9 +218,18 @@ def _label_text(value: Any, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (str, int)):
-        return str(value).strip()
+        return _whole(str(value).strip(), "label", where)
     hint = "for several labels a row set task.multi_label: true" if isinstance(value, list) else ""
-    raise InputError(f"the label is {value!r}, a {type(value).__name__}", where=where, hint=hint)
+    raise InputError(f"the label is {value!r:.80}, not a name or a whole number", where=where, hint=hint)
+
+
+def _nearest(written: str, labels: Sequence[str]) -> str:
+    close = get_close_matches(written[:200], labels, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:_MOST_LABELS_SHOWN]) + (", ..." if len(labels) > _MOST_LABELS_SHOWN else "")
 
 
 def _names(target: Target | None) -> tuple[str, ...]:

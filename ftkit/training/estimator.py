@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
@@ -21,6 +20,7 @@ from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.precision import autocast, resolve_precision
+from ftkit.training.processes import processes
 from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Workplace
 
@@ -113,9 +113,9 @@ class TrainedEstimator:
         figures["best_step"] = engine.state.best_global_step
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             self.save(workplace.model, engine)
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
         self._compare_saved(workplace.model, validation or train)
         return figures
 
@@ -240,7 +240,7 @@ class TrainedEstimator:
 
         Every process takes its share of the batches and gets all predictions.
         """
-        state = PartialState()
+        state = processes()
         batches = by_length(features, self._eval_batch())
         mine: list[tuple[int, Prediction]] = []
         sums = [0.0, 0.0]
@@ -256,7 +256,7 @@ class TrainedEstimator:
 
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Logits of one batch on the CPU, with the summed loss and its count."""
-        device = PartialState().device
+        device = processes().device
         self.model.to(device).eval()
         inputs = {name: value.to(device) for name, value in self.collator.pad(features).items()}
         with torch.inference_mode(), autocast(device, self.precision):

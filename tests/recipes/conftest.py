@@ -1,9 +1,9 @@
-"""Fixtures of the recipe tests: stand-ins for Hub data sets, and a data set cache of their own."""
+"""Fixtures of the recipe tests: stand-ins for Hub data sets."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from standins import STANDINS
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the rows that `datasets` caches out of the developer's home, here and in subprocesses."""
-    import datasets
-
-    cache = tmp_path_factory.mktemp("datasets-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_CACHE", str(cache))
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-        yield
 
 
 @pytest.fixture(scope="session")

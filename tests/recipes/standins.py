@@ -130,7 +130,10 @@ def write_go_emotions(folder: Path) -> None:
         # One to three labels a row; every label occurs in the first 28 rows.
         sets = [sorted({(27 - row) % 28, *range(20, 20 + row % 3)}) for row in range(count)]
         return {
-            "text": [f"I feel {' and '.join(EMOTIONS[n] for n in numbers)}" for numbers in sets],
+            "text": [
+                f"Day {first + row}: {' and '.join(EMOTIONS[n] for n in numbers)}"
+                for row, numbers in enumerate(sets)
+            ],
             "labels": sets,
             "id": [f"e{first + row:05}" for row in range(count)],
         }

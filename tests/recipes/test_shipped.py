@@ -92,6 +92,7 @@ def test_it_runs_end_to_end(
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["labels"] == list(data.labels)
     assert {split: part["rows"] for split, part in manifest["data"].items()} == data.sizes
+    assert manifest["notes"] == []
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["split"] == data.scored
