@@ -188,6 +188,7 @@ def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
 
 def run_plain(job: dict[str, Any]) -> dict[str, Any]:
     """Fine-tune with the stock Trainer on the same rows, with the same arguments, seed and precision."""
+    import torch
     import transformers as hf
     from datasets import load_dataset
 
@@ -215,7 +216,7 @@ def run_plain(job: dict[str, Any]) -> dict[str, Any]:
             output_dir=folder,
             seed=job["seed"],
             data_seed=job["seed"],
-            use_cpu=precision == "bf16" and not hf.utils.is_torch_cuda_available(),
+            use_cpu=not torch.accelerator.is_available(),
             bf16=precision == "bf16",
             save_strategy="no",
             report_to="none",

@@ -74,7 +74,6 @@ def discover(base: type[C]) -> Mapping[str, type[C]]:
 
     Returns:
         The concrete subclasses (those whose `type` has a default), sorted by name.
-
     """
     package = importlib.import_module(base.__module__.rpartition(".")[0])
     for module in pkgutil.iter_modules(package.__path__):

@@ -32,7 +32,6 @@ def load_records(
 
     Raises:
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
-
     """
     names = data.split_names()
     if labels is None and "train" not in names:
@@ -137,7 +136,7 @@ def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task
         train = splits["train"]
         share = fraction * whole / len(train)
         if share >= 1:
-            raise InputError("validation_fraction and test_fraction leave no training rows")
+            raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
         groups = [task.stratum(record) for record in train]
         splits["train"], splits[split] = stratified_split(train, groups, share, data.split_seed)
         if not splits[split] or not splits["train"]:
@@ -156,11 +155,14 @@ def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -
     seen = {name for target in targets for name in ((target,) if isinstance(target, str) else target)}
     unseen = [name for name in labels if name not in seen]
     if unseen:
-        yield f"{len(unseen)} labels have no training row: {', '.join(unseen[:5])}"
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        yield f"no training row has the label {', '.join(unseen[:5])}{more}"
     texts = {(record.text, record.text_pair) for record in train}
     if repeated := len(train) - len(texts):
         yield f"{repeated} of {len(train)} training rows repeat an earlier text"
     for split in ("validation", "test"):
+        if splits.get(split) and not labelled(splits[split]):
+            yield f"the {split} rows have no labels: nothing is scored on them"
         shared = [r for r in splits.get(split, ()) if (r.text, r.text_pair) in texts]
         if shared:
             where = shared[0].where

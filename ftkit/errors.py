@@ -17,7 +17,6 @@ class FtkitError(Exception):
         what: One sentence: what is wrong and, where it helps, what is allowed.
         where: `file:line`, a row, a column or a recipe key.
         hint: What the reader can do next.
-
     """
 
     exit_code = BUG

@@ -27,7 +27,6 @@ def make_estimator(
         recipe: The complete recipe.
         labels: Label names in the model's order.
         max_length: The longest input of a finished run; by default found when the model loads.
-
     """
     from ftkit.models import loading
 
@@ -52,6 +51,7 @@ def make_estimator(
             objective=objective,
             arguments=recipe.arguments,
             precision=recipe.engine.precision,
+            micro_batch=recipe.engine.micro_batch == "auto",
             seed=recipe.seed,
             best_metric=recipe.best_metric,
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
@@ -72,7 +72,6 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
 
     Raises:
         UsageError: No family owns it.
-
     """
     if family := recipe.family_of(config):
         return family

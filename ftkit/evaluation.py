@@ -49,7 +49,6 @@ def evaluate(
     Raises:
         UsageError: There is no finished run, or it was made with another task or model.
         InputError: The split does not exist or holds no labels.
-
     """
     from ftkit.estimator import finished_estimator
 

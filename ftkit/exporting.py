@@ -26,7 +26,6 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
 
     Raises:
         UsageError: The run has adapters and `merge` is off, or the folder is not empty.
-
     """
     run = find_run(target)
     folder = (folder or run.folder / "export").absolute()

@@ -13,8 +13,8 @@ from ftkit.estimator import make_estimator
 from ftkit.recipe import load_recipe
 from ftkit.records import Dataset, Prediction, labelled
 from ftkit.run import Run
-from ftkit.training.processes import is_main_process, processes
 from ftkit.scoring import choose_split, evaluate_split, headline_scores
+from ftkit.training.processes import is_main_process, processes
 
 log = logging.getLogger("ftkit")
 
@@ -44,7 +44,6 @@ def finetune(
     Raises:
         UsageError: The recipe is wrong, or the run folder is in use.
         InputError: Data or model are not as the recipe needs them; the run diverged.
-
     """
     checked = load_recipe(recipe, overrides)
     if not checked.method.trains:

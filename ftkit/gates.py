@@ -19,7 +19,6 @@ def parse_gate(expression: str) -> tuple[str, Gate]:
 
     Raises:
         UsageError: It is neither.
-
     """
     match = _EXPRESSION.match(expression)
     try:
@@ -46,7 +45,6 @@ def check_gates(
 
     Raises:
         GateError: A score is out of bounds, or was not computed; all are named.
-
     """
     passed: list[str] = []
     failed: list[str] = []

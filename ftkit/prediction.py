@@ -22,7 +22,6 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
 
     Raises:
         UsageError: This is no finished run.
-
     """
     found = run if isinstance(run, Run) else Run.load(run)
     singles = [text if isinstance(text, str) else text[0] for text in texts]

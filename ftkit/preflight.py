@@ -23,7 +23,6 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     Raises:
         UsageError: The recipe is wrong, or its parts do not go together.
         InputError: Data or model are not as the recipe needs them.
-
     """
     checked = load_recipe(recipe, overrides)
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}

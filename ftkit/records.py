@@ -22,7 +22,6 @@ class Record:
         text_pair: The second text of a pair.
         target: The right answer; `None` where the data holds none.
         where: File and line (or row), for messages.
-
     """
 
     text: str
@@ -38,7 +37,6 @@ class Prediction:
     Attributes:
         value: The predicted label, or the tuple of predicted labels.
         scores: Probability of every label, each in [0, 1].
-
     """
 
     value: Target
@@ -82,7 +80,6 @@ class Scores:
         rows: How many records were scored.
         metrics: Headline scores by metric name.
         details: Tables by name: per-label scores, the confusion matrix.
-
     """
 
     split: str

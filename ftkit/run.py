@@ -37,7 +37,6 @@ class Run:
         recipe: The complete recipe it was made with.
         manifest: Versions, data, labels, figures; empty before the run starts.
         metrics: The scores of the finished run, as in metrics.json.
-
     """
 
     def __init__(self, folder: Path, recipe: Recipe, manifest: dict[str, Any]) -> None:
@@ -54,7 +53,6 @@ class Run:
         Raises:
             UsageError: The folder is in use, or `resume` meets a run of another recipe.
             InputError: The folder cannot be written.
-
         """
         folder = Path(recipe.output_dir).absolute()
         _refuse_unwritable(folder)
@@ -101,7 +99,6 @@ class Run:
         Raises:
             UsageError: This is no run folder, it is not finished, or an override changes what
                 the model is.
-
         """
         folder = Path(folder).absolute()
         manifest = read_manifest(folder)
@@ -122,7 +119,6 @@ class Run:
 
         Raises:
             UsageError: There is none, or it was made with another task, model or method.
-
         """
         folder = Path(recipe.output_dir).absolute()
         if not (folder / MANIFEST).is_file():
@@ -184,7 +180,6 @@ class Run:
 
         Raises:
             UsageError: A resumed run would see other data than it started with.
-
         """
         data = dataset.fingerprints()
         if resume and self.manifest:
@@ -251,7 +246,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: This is no run folder.
-
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

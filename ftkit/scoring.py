@@ -57,7 +57,6 @@ def choose_split(dataset: Dataset, asked: str | None) -> str:
 
     Raises:
         InputError: It does not exist, or holds no labels.
-
     """
     if asked is None:
         usable = [split for split in ("test", "validation") if labelled(dataset[split])]

@@ -26,7 +26,7 @@ def main() -> None:
     from ftkit.cli import check, eval, export, finetune, list, predict, show, version  # noqa: A004, F401
 
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ftkit", standalone_mode=False)
     except FtkitError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)

@@ -33,5 +33,4 @@ class Format(Component):
 
         Raises:
             InputError: The file does not hold what the format says, with the line.
-
         """

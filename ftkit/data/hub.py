@@ -33,7 +33,6 @@ class HubDataset:
         name: Hub id, or a local folder in Hub layout.
         config_name: Which configuration, where the data set has several.
         revision: Branch, tag or commit.
-
     """
 
     def __init__(self, name: str, config_name: str | None, revision: str | None) -> None:

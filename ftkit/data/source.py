@@ -82,6 +82,8 @@ class DataSource(Block):
                 getattr(self, f"{split}_file") or getattr(self, f"{split}_split")
             ):
                 raise ValueError(f"give {split}_fraction or a {split} split of its own, not both")
+        if (self.validation_fraction or 0) + (self.test_fraction or 0) >= 1:
+            raise ValueError("validation_fraction and test_fraction leave no training rows")
         kinds = {isinstance(column, int) for column in self.columns.values()}
         if len(kinds) > 1:
             raise ValueError("columns: use names or numbers for all columns, not a mixture")
@@ -103,7 +105,6 @@ class DataSource(Block):
 
         Raises:
             InputError: A file is missing, empty, broken, or the Hub cannot be reached.
-
         """
         if self.dataset_name:
             name = self._hub_split(split)
@@ -128,7 +129,6 @@ class DataSource(Block):
 
         Raises:
             InputError: A named file does not exist, or a folder holds no data file.
-
         """
         if self.data_dir:
             return self._files_in_data_dir(split)
@@ -201,6 +201,9 @@ def _nearby(path: Path, key: str) -> str:
     if not path.parent.is_dir():
         return f"{key}: the folder {path.parent} does not exist either"
     names = sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
-    if close := get_close_matches(path.name, names, n=1):
-        return f"{key}: did you mean {close[0]!r}?"
+    names = [name for name in names if name != path.name]  # a link that leads nowhere
+    # By their stems: the suffixes are always alike.
+    if close := get_close_matches(path.stem, [Path(name).stem for name in names], n=1):
+        nearest = next(name for name in names if Path(name).stem == close[0])
+        return f"{key}: did you mean {nearest!r}?"
     return f"{key}: beside it there is {', '.join(names[:8]) or 'nothing'}"

@@ -11,6 +11,7 @@ from typing import IO
 from ftkit.errors import InputError, UsageError
 
 _SNIFFED_BYTES = 8192
+_WIDE = ("utf-16", "utf-32")
 
 
 @contextmanager
@@ -22,12 +23,11 @@ def open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
     Raises:
         InputError: The file is empty, binary, or not in this encoding.
         UsageError: Python knows no such encoding.
-
     """
     codec = _codec(encoding)
-    _refuse_empty_or_binary(path, codec)
-    _refuse_utf8_as_single_byte(path, codec, encoding)
     try:
+        _refuse_empty_or_binary(path, codec)
+        _refuse_utf8_as_single_byte(path, codec, encoding)
         with path.open(encoding="utf-8-sig" if codec == "utf-8" else codec, newline="") as file:
             yield file
     except UnicodeDecodeError as error:
@@ -39,6 +39,8 @@ def open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
         ) from None
     except UnicodeError as error:
         raise InputError(f"is not {encoding} text: {error}", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
 
 
 def _codec(encoding: str) -> str:
@@ -58,9 +60,9 @@ def _refuse_empty_or_binary(path: Path, codec: str) -> None:
         start = file.read(_SNIFFED_BYTES)
     if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise InputError("the file is empty", where=str(path))
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not codec.startswith("utf-"):
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not codec.startswith(_WIDE):
         raise InputError("the file is UTF-16 text", where=str(path), hint="set data.encoding: utf-16")
-    if b"\0" in start and not codec.startswith(("utf-16", "utf-32")):
+    if b"\0" in start and not codec.startswith(_WIDE):
         raise InputError(
             "the file is binary, not text",
             where=str(path),

@@ -31,7 +31,6 @@ def auto_model_types(mapping: str) -> frozenset[str]:
 
     Args:
         mapping: For example `MODEL_FOR_MASKED_LM_MAPPING_NAMES`.
-
     """
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:

@@ -51,7 +51,6 @@ class LoRA(Method):
 
         Raises:
             UsageError: `target_modules` matches no layer of this model.
-
         """
         from peft import LoraConfig, get_peft_model
 
@@ -82,7 +81,6 @@ class LoRA(Method):
 
         Raises:
             InputError: The adapter folder is incomplete, or names code outside transformers.
-
         """
         from peft import PeftModel
 
@@ -116,7 +114,6 @@ def linear_layers(model: nn.Module, without: Sequence[str]) -> list[str]:
 
     Raises:
         UsageError: The model has no such layer.
-
     """
     from torch.nn import Linear, ModuleList
     from transformers.pytorch_utils import Conv1D

@@ -32,7 +32,6 @@ class Metric(Component):
             references: The right answers, in label names.
             predictions: The predicted ones.
             labels: All labels in the model's order.
-
         """
 
     def module(self, labels: Sequence[str]) -> evaluate.Metric:

@@ -28,7 +28,6 @@ def interval(
 
     Returns:
         The lower and the upper end; the same for the same predictions, as the seed is fixed.
-
     """
     pairs = Counter(zip(references, predictions, strict=True))
     times = numpy.array(list(pairs.values()))

@@ -47,7 +47,6 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
 
     Raises:
         InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
-
     """
     config = load_config(located, source)
     auto_class = getattr(transformers, head.auto_class)
@@ -79,19 +78,17 @@ def _refuse_random_body(
 ) -> None:
     """Only a head may be new: transformers fills whatever does not fit with random numbers.
 
-    A pooler or the like may be missing (checkpoints of masked language models have none), but
-    not most of the model, and nothing may be of another size.
+    So may a pooler, which the checkpoint of a masked language model does not have.
     """
     prefix = f"{model.base_model_prefix}."
     body = [key for key in model.state_dict() if key.startswith(prefix)]
-    lacking = [key for key in missing if key.startswith(prefix)]
+    lacking = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)
     resized = sorted(key for key in mismatched if key.startswith(prefix))
-    if resized or 2 * len(lacking) > len(body):
-        first = resized[0] if resized else sorted(lacking)[0]
+    if wrong := resized or lacking:
         problem = "have another size" if resized else "are missing"
         raise InputError(
-            f"the weights do not fit config.json: {len(resized or lacking)} of the {len(body)} tensors "
-            f"{problem}, such as {first}",
+            f"the weights do not fit config.json: {len(wrong)} of {len(body)} tensors {problem}, "
+            f"such as {wrong[0]}",
             where=source.name_or_path,
             hint="take config.json and the weights from the same model",
         )
@@ -119,7 +116,6 @@ def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | 
 
     Raises:
         InputError: More was asked for than the model has positions.
-
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
@@ -138,7 +134,6 @@ def explained(name: str) -> Iterator[None]:
 
     Args:
         name: What the recipe calls the model.
-
     """
     from huggingface_hub.errors import HTTPError, StrictDataclassError  # type: ignore[attr-defined]
     from safetensors import SafetensorError

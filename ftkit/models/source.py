@@ -66,7 +66,6 @@ class ModelSource(Block):
             InputError: The package or folder is missing, holds no safetensors weights or no
                 tokenizer, needs remote code that is not trusted, is cut short, or has another
                 SHA-256 than the recipe says.
-
         """
         if self.is_package:
             folder = _package_folder(self.name_or_path.removeprefix(PACKAGE_PREFIX))
@@ -119,7 +118,6 @@ class Located:
         name_or_path: What `from_pretrained` takes.
         folder: The local folder; `None` for a Hub id.
         config: The content of config.json; empty for a Hub id.
-
     """
 
     name_or_path: str
@@ -132,7 +130,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: It is missing or not JSON.
-
     """
     path = folder / "config.json"
     if not path.is_file():

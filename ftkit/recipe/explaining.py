@@ -66,7 +66,7 @@ def _remedy(detail: dict[str, Any], branches: int, schema: type[BaseModel]) -> s
             return f" or one of: {', '.join(names)}"
         return f"; its keys: {_some(_allowed_keys(detail['loc'], schema))}"
     if kind == "string_type" and branches == 1 and isinstance(given, (int, float)):
-        return f"; write '{_shown(given)}'"
+        return "; put it in quotes"
     if kind == "list_type" and branches == 1 and isinstance(given, str):
         return f"; write [{given}]"
     return ""
@@ -134,7 +134,8 @@ _WANTED = {
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
     "string_type": "a string", "bool_type": "true or false", "list_type": "a list",
     "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
-    "none_required": "null", "finite_number": "a finite number",
+    "none_required": "null", "string_too_short": "a string with something in it",
+    "finite_number": "a finite number",
 }  # fmt: skip
 
 
@@ -177,7 +178,6 @@ def _in_tree(loc: Sequence[Any], tree: Any, *, absent: bool) -> KeyPath:
         loc: The location.
         tree: The recipe.
         absent: Whether the last step is the name of a key that should be there.
-
     """
     path: list[str | int] = []
     for position, step in enumerate(loc):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,7 +39,6 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: Everything that is wrong with it, each with its place.
         UsageError: It cannot be found or read.
-
     """
     if isinstance(recipe, Mapping):
         source = Source(deepcopy(dict(recipe)), {}, {(): Path.cwd()})
@@ -77,7 +77,6 @@ def find_recipe(name: str, folder: Path) -> Path:
 
     Raises:
         UsageError: There is neither, with the nearest name.
-
     """
     path = folder / _expanded(name)
     if path.is_file():
@@ -145,7 +144,10 @@ def _absolute(value: str, folder: Path, *, must_be_path: bool) -> str:
     """A path made absolute; a Hub id or a package name is left as it is."""
     if value.startswith(PACKAGE_PREFIX):
         return value
-    path = (folder / _expanded(value)).resolve()
+    path = folder / _expanded(value)
+    # Where links lead in a circle, whoever opens the path says that there is no such file.
+    with suppress(RuntimeError):
+        path = path.resolve()
     is_path = must_be_path or value.startswith((".", "~", "/")) or path.exists()
     return str(path) if is_path else value
 

@@ -20,7 +20,6 @@ class Source:
         places: Where each key was said, for messages.
         folders: The folder that a relative path under each key counts from.
         problems: What was wrong with the files that the tree was read from.
-
     """
 
     tree: dict[str, Any]
@@ -51,7 +50,6 @@ def read_chain(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, 
 
     Raises:
         UsageError: A parent is missing, or the chain comes back to itself.
-
     """
     path = path.resolve()
     tree, places, problems = read_file(path)
@@ -121,6 +119,10 @@ def _merge(
     base: dict[str, Any], top: dict[str, Any], path: KeyPath, replaced: set[KeyPath]
 ) -> dict[str, Any]:
     merged = dict(base)
+    if path == ("data",):
+        for key in _outdated(top) & merged.keys():
+            del merged[key]
+            replaced.add((*path, key))
     for key, value in top.items():
         old, here = base.get(key), (*path, key)
         if here in {("task",), ("method",)}:
@@ -132,6 +134,27 @@ def _merge(
             merged[key] = value
             replaced.add(here)
     return merged
+
+
+def _outdated(top: dict[str, Any]) -> set[str]:
+    """The keys of a `data` block below that a block on top makes void: rows come from one source."""
+    said = {key for key, value in top.items() if value is not None}
+    files = {"train_file", "validation_file", "test_file"}
+    hub = {"dataset_name", "dataset_config_name", "revision", "train_split", "validation_split", "test_split"}
+    gone: set[str] = set()
+    if said & files:
+        gone |= hub | {"data_dir"}
+    if "data_dir" in said:
+        gone |= hub | files
+    if "dataset_name" in said:
+        gone |= files | {"data_dir"}
+    for split in ("validation", "test"):
+        own = {f"{split}_file", f"{split}_split"}
+        if said & own:
+            gone.add(f"{split}_fraction")
+        if f"{split}_fraction" in said:
+            gone |= own
+    return gone - said
 
 
 def _same_type(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -70,7 +70,6 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
 
     Raises:
         RecipeError: Every duplicate key and tag, or every alias, at once; or the syntax error.
-
     """
     tree, places, problems = _read(text, name)
     if problems:
@@ -83,7 +82,6 @@ def read_value(text: str) -> Any:
 
     Raises:
         UsageError: The value is not YAML, or uses a tag or an alias.
-
     """
     try:
         tree, _ = read_yaml(f"value: {text}", "--set")
@@ -104,7 +102,6 @@ def read_file(path: Path) -> tuple[dict[str, Any], Places, list[Problem]]:
     Raises:
         RecipeError: There is no rest: it is not YAML, no mapping, or uses aliases.
         UsageError: It is not UTF-8, or the disk does not give it.
-
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -57,6 +57,9 @@ class EngineSettings(Block):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
+    micro_batch: Literal["auto", "off"] = "auto"
+    """`auto` computes a batch in parts of similar length, so that little of it is padding; the
+    optimizer batch, the rows and the gradient stay the same."""
 
 
 if TYPE_CHECKING:
@@ -85,14 +88,14 @@ class Recipe(Block):
     """The way to solve the task."""
     training: Training = Training()
     """Arguments of transformers' `TrainingArguments`, by their own names."""
-    metrics: list[AnyMetric]
+    metrics: list[AnyMetric] = []
     """The scores; by default those of the task."""
     gates: dict[str, Gate] = {}
     """Bounds by metric (or by path, such as `per_label.refund.f1`); one that fails is exit 4."""
     early_stopping: EarlyStopping | None = None
     """Stop when the validation score no longer improves."""
     engine: EngineSettings = EngineSettings()
-    """Precision."""
+    """Precision and micro-batches."""
     output_dir: str
     """The run folder, relative to where the command is typed."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

@@ -48,7 +48,6 @@ class Task(Component):
 
         Raises:
             InputError: A value is empty or of the wrong kind, with the row.
-
         """
 
     @abstractmethod
@@ -61,7 +60,6 @@ class Task(Component):
 
         Raises:
             InputError: There is nothing to tell apart.
-
         """
 
     @abstractmethod
@@ -70,7 +68,6 @@ class Task(Component):
 
         Raises:
             InputError: A label that is not among `labels`, with the row.
-
         """
 
     @abstractmethod
@@ -101,7 +98,6 @@ class Task(Component):
 
         Raises:
             InputError: A column that is needed or named does not exist; the found ones are named.
-
         """
         chosen = {}
         for field, spec in self.fields.items():

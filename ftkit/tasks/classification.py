@@ -153,11 +153,9 @@ class Classification(Task):
         """What is wrong with the labels that have weights; empty where nothing is."""
         given = self.class_weights if isinstance(self.class_weights, dict) else {}
         unknown = [name for name in given if name not in labels]
-        return (
-            f"{unknown[0]!r} is no label{_nearest(unknown[0], labels)}; labels: {_some(labels)}"
-            if unknown
-            else ""
-        )
+        if not unknown:
+            return ""
+        return f"{unknown[0]!r} is no label; labels: {_some(labels)}{_nearest(unknown[0], labels)}"
 
     def _answer(self, value: Any, where: str) -> Target | None:
         """The row's label or labels as written; `None` where the data holds no answer."""

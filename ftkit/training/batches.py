@@ -40,6 +40,11 @@ class Collator:
         batch[WEIGHTS] = torch.tensor([weight for _, weight, _ in items])
         return batch
 
+    @property
+    def per_token(self) -> frozenset[str]:
+        """Keys of a batch whose tensors have a column a token."""
+        return frozenset(self.tokenizer.model_input_names)
+
     def pad(self, features: Sequence[Features]) -> Batch:
         """The model's inputs alone, padded."""
         inputs = [{name: row[name] for name in row if name != "labels"} for row in features]
@@ -75,7 +80,6 @@ class EpochBatches(Sampler[list[tuple[int, float]]]):
         rank: This process.
         processes: How many there are.
         drop_last: Leave out the last, short batch.
-
     """
 
     def __init__(
@@ -113,6 +117,64 @@ class EpochLoader(DataLoader[Any]):
         sampler = self.batch_sampler
         assert isinstance(sampler, EpochBatches)
         sampler.set_epoch(epoch)
+
+
+def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> list[Batch]:
+    """Cut a padded batch into parts of similar length, so that little of it is padding.
+
+    The sum of the parts' losses has the gradient of the whole batch, whatever the architecture.
+
+    Args:
+        batch: Padded tensors, a row each in the first dimension.
+        overhead: What one more forward and backward pass costs, in tokens.
+        per_token: Keys of tensors with a column a token, which are trimmed.
+
+    Returns:
+        The parts, longest rows first; the batch itself where cutting does not pay.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return [batch]
+    lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
+    cuts = best_cuts(lengths.tolist(), overhead)
+    if len(cuts) == 1:
+        return [batch]
+    parts = []
+    for start, end in cuts:
+        rows = order[start:end]
+        # Padding may stand on either side: keep the columns that any row of the part uses.
+        columns = mask[rows].any(dim=0).nonzero()
+        first, last = int(columns.min()), int(columns.max()) + 1
+        parts.append(
+            {
+                name: tensor[rows][:, first:last] if name in per_token else tensor[rows]
+                for name, tensor in batch.items()
+            }
+        )
+    return parts
+
+
+def best_cuts(lengths: Sequence[int], overhead: int) -> list[tuple[int, int]]:
+    """Segments of descending lengths whose padded tokens, with `overhead` each, are fewest.
+
+    >>> best_cuts([30, 29, 8, 8, 7], overhead=20)
+    [(0, 2), (2, 5)]
+    >>> best_cuts([30, 29, 8, 8, 7], overhead=200)
+    [(0, 5)]
+    """
+    best = [0.0]
+    cut_before = [0]
+    for end in range(1, len(lengths) + 1):
+        costs = [best[start] + overhead + (end - start) * lengths[start] for start in range(end)]
+        start = min(range(end), key=costs.__getitem__)
+        best.append(costs[start])
+        cut_before.append(start)
+    segments = []
+    end = len(lengths)
+    while end:
+        segments.append((cut_before[end], end))
+        end = cut_before[end]
+    return segments[::-1]
 
 
 def by_length(features: Sequence[Features], size: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ftkit.errors import DivergedError
 from ftkit.training import checkpoints
-from ftkit.training.batches import ROWS, WEIGHTS, Collator, EpochBatches, EpochLoader, Rows
+from ftkit.training.batches import (
+    ROWS,
+    WEIGHTS,
+    Collator,
+    EpochBatches,
+    EpochLoader,
+    Rows,
+    micro_batches,
+)
 from ftkit.training.heads import Features
 
 _MOST_SKIPPED_STEPS = 20
@@ -44,7 +53,8 @@ class Engine(Trainer):
         where: Place of every training row, for messages.
         evaluate: Returns validation scores by name; `None` where there is no validation.
         callbacks: Further callbacks.
-
+        micro_batch_overhead: What a further forward and backward pass costs, in tokens; `None`
+            keeps every batch whole.
     """
 
     control: TrainerControl
@@ -59,11 +69,13 @@ class Engine(Trainer):
         where: list[str],
         evaluate: Callable[[], dict[str, float]] | None,
         callbacks: list[TrainerCallback],
+        micro_batch_overhead: int | None = None,
     ) -> None:
         self.rows = Rows(features)
         self.collator = collator
         self.where = where
         self.evaluate_now = evaluate
+        self.micro_batch_overhead = micro_batch_overhead
         self.skipped_steps = 0
         self.resumed: dict[str, Any] | None = None
         super().__init__(
@@ -113,6 +125,26 @@ class Engine(Trainer):
         return samples, self.accelerator.reduce(total, reduction="sum")
 
     # Loss -------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward over a batch, in parts of similar length where that saves padding.
+
+        DeepSpeed steps its engine at each backward pass and FSDP needs the same number of them on
+        every process, so there the batch stays whole.
+        """
+        overhead = self.micro_batch_overhead
+        if overhead is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            parts = [inputs]
+        else:
+            parts = micro_batches(inputs, overhead, self.collator.per_token)
+        loss = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(parts, 1):
+            context = nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
+            with context:
+                loss += super().training_step(model, part, num_items_in_batch)
+        return loss
 
     def compute_loss(
         self,

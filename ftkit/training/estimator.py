@@ -43,7 +43,6 @@ class TrainedEstimator:
         setup: The task on a model.
         adapt: Makes the loaded model trainable in the method's way.
         restore: Loads what `fit` saved.
-
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class TrainedEstimator:
         Raises:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
-
         """
         arguments = self._arguments(workplace, bool(validation))
         set_seed(self.setup.seed)
@@ -100,6 +98,7 @@ class TrainedEstimator:
             where=[record.where for record in train],
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
+            micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
         )
         # Progress and log file are our own.
         engine.remove_callback(_stock_progress())
@@ -132,7 +131,6 @@ class TrainedEstimator:
         Args:
             folder: The run's `model/`.
             train: Records whose label counts decide class weights; may be empty to predict.
-
         """
         model = self.restore(folder)
         tokenizer = self.setup.load_tokenizer(folder)
@@ -277,7 +275,6 @@ class TrainedEstimator:
 
         Raises:
             InputError: The logits differ by more than the precision explains.
-
         """
         features = self._encode(records[:_ROWS_COMPARED]).features
         before = self._forward(features)[0]
@@ -295,6 +292,15 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
+
+
+def _pass_overhead() -> int:
+    """What one more forward and backward pass costs in tokens.
+
+    Little on a CPU, where it is mostly the gradient of the embeddings; much on an accelerator,
+    which many rows fill.
+    """
+    return 4096 if torch.accelerator.is_available() else 192
 
 
 def _stock_progress() -> type[TrainerCallback]:

@@ -71,7 +71,6 @@ class SequenceHead(Objective):
         threshold: With `multi_label`, the probability from which a label is predicted.
         weights: Weight of each label (of its positive cases, with `multi_label`).
         label_smoothing: Share of the probability spread over all labels (Szegedy et al., 2016).
-
     """
 
     labels: tuple[str, ...]

@@ -27,7 +27,6 @@ class Loaded:
         max_length: The longest input in tokens.
         source: What the recipe calls the model, for an adapter to name its base.
         revision: Its revision, likewise.
-
     """
 
     model: PreTrainedModel
@@ -45,7 +44,6 @@ class Head:
     Attributes:
         auto_class: The transformers auto class that builds it.
         config: Values of the model's configuration: label names, problem type.
-
     """
 
     auto_class: str
@@ -63,11 +61,11 @@ class Setup:
         objective: Makes the objective from the training records.
         arguments: The recipe's `training` block, without what it leaves out.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
+        micro_batch: Whether a batch may be computed in parts of similar length.
         seed: Seed of the weights, the data order and the dropout.
         best_metric: Validation score that chooses the checkpoint, and whether more is better.
         early_stopping: Evaluations without improvement to wait for, and the smallest improvement.
         max_length: Longest input asked for; `None` for the model's own.
-
     """
 
     load: Callable[[], Loaded]
@@ -76,6 +74,7 @@ class Setup:
     objective: Callable[[Sequence[Record]], Objective]
     arguments: Mapping[str, Any]
     precision: str
+    micro_batch: bool
     seed: int
     best_metric: tuple[str, bool]
     early_stopping: tuple[int, float] | None

