@@ -59,18 +59,20 @@ def finetune(
     log.info("Reading data")
     dataset = load_records(checked.data, checked.task, limit=limit)
     tell(dataset)
+    train, validation = dataset["train"], _validation(dataset)
     log.info("Loading %s", checked.model.name_or_path)
     estimator = make_estimator(checked, dataset.labels)
+    workplace = run.workplace(resume=resume)
+    estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:
         run.start(dataset, limit=limit, resume=resume)
     processes().wait_for_everyone()
-    train, validation = dataset["train"], _validation(dataset)
     log.info("Training: method %s", checked.method.type)
     figures = estimator.fit(
         train,
         validation,
         lambda predictions: headline_scores(predictions, validation, checked.metrics, dataset.labels),
-        run.workplace(resume=resume),
+        workplace,
     )
     scores, split, predictions = None, "", list[Prediction]()
     if split := _scored_split(dataset):

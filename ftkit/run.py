@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -108,6 +109,8 @@ class Run:
                 where=str(folder),
                 hint="go on with ftkit finetune RECIPE --resume",
             )
+        if missing := [key for key in ("labels", "data", "training", "pairs") if key not in manifest]:
+            raise InputError(f"the run is damaged: {MANIFEST} has no {missing[0]!r}", where=str(folder))
         stored = load_recipe(folder / "recipe.yaml")
         recipe = load_recipe(folder / "recipe.yaml", overrides) if overrides else stored
         refuse_other_model(stored, recipe, folder)
@@ -323,10 +326,16 @@ def _refuse_unwritable(folder: Path) -> None:
     existing = folder
     while not existing.exists():
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        # Permission bits do not tell for root or on a read-only disk; a real folder does.
+        with tempfile.TemporaryDirectory(prefix=".ftkit-", dir=existing):
+            pass
+    except OSError as error:
         raise InputError(
-            "the run folder cannot be written", where=str(existing), hint="choose another output_dir"
-        )
+            f"the run folder cannot be written: {error.strerror}",
+            where=str(existing),
+            hint="choose another output_dir",
+        ) from None
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

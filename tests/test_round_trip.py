@@ -108,7 +108,7 @@ def test_pairs_and_several_labels(recipe: dict[str, Any], tmp_path: Path) -> Non
     row = saved(run)[3]
     assert row["text_pair"] == "it is red"
     code = card_snippet(run, "...").replace(
-        '{"text": \'...\', "text_pair": \'...\'}', repr({"text": row["text"], "text_pair": row["text_pair"]})
+        "{\"text\": '...', \"text_pair\": '...'}", repr({"text": row["text"], "text_pair": row["text_pair"]})
     )
     printed = fresh(code.replace("top_k=None, max_length=", "max_length="), run.folder)
     scores = {one["label"]: one["score"] for one in eval(printed)}

@@ -242,7 +242,11 @@ class Engine(Trainer):
             checkpoints.write_json(draft / "scaler.json", self.accelerator.scaler.state_dict())
         checkpoints.write_json(
             draft / "losses.json",
-            {"sum": self._tr_loss.item(), "last_logged": self._globalstep_last_logged},
+            {
+                "sum": self._tr_loss.item(),
+                "last_logged": self._globalstep_last_logged,
+                "total": self._total_loss_scalar,
+            },
         )
         stateful = [
             c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)
@@ -278,7 +282,7 @@ class Engine(Trainer):
 
 
 class _ContinueLosses(TrainerCallback):
-    """Puts the loss that was not logged yet back, so that a resumed log has the same lines."""
+    """Puts the sums of the losses so far back, so that a resumed log has the same lines."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -287,3 +291,5 @@ class _ContinueLosses(TrainerCallback):
         if resumed := self.engine.resumed:
             self.engine._tr_loss = torch.tensor(resumed["sum"], device=args.device)
             self.engine._globalstep_last_logged = resumed["last_logged"]
+            self.engine._total_loss_scalar = resumed["total"]
+            self.engine._initial_global_step = 0

@@ -59,8 +59,24 @@ class TrainedEstimator:
         self.model: Any = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.max_length = 0
+        self.new_parameters: tuple[str, ...] = ()
 
     # Fitting ----------------------------------------------------------------------------
+
+    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
+        """Load the model and check the arguments: whatever can fail does so before a file is touched.
+
+        The seed is set before any weight is created.
+
+        Raises:
+            UsageError: transformers refuses the `training` block, or the method this model.
+            InputError: The model cannot be loaded.
+        """
+        self.arguments = self._arguments(workplace, validated)
+        set_seed(self.setup.seed)
+        loaded = self.setup.load()
+        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        self.new_parameters = loaded.new_parameters
 
     def fit(
         self,
@@ -69,7 +85,7 @@ class TrainedEstimator:
         score: Scorer,
         workplace: Workplace,
     ) -> dict[str, Any]:
-        """Train, save `model/`, reload it and compare.
+        """Train what `prepare` loaded, save `model/`, reload it and compare.
 
         Args:
             train: Records to learn from.
@@ -84,15 +100,11 @@ class TrainedEstimator:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
         """
-        arguments = self._arguments(workplace, bool(validation))
-        set_seed(self.setup.seed)
-        loaded = self.setup.load()
-        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
         encoded = self._encode(train)
-        figures = self._describe(loaded, encoded, len(train))
+        figures = self._describe(encoded, len(train))
         engine = Engine(
             self.model,
-            arguments,
+            self.arguments,
             features=encoded.features,
             collator=self.collator,
             where=[record.where for record in train],
@@ -149,7 +161,7 @@ class TrainedEstimator:
         assert self.tokenizer is not None
         return self.objective.encode(records, self.tokenizer, self.max_length)
 
-    def _describe(self, loaded: Loaded, encoded: Encoded, rows: int) -> dict[str, Any]:
+    def _describe(self, encoded: Encoded, rows: int) -> dict[str, Any]:
         """Say and record what is trained, and what was cut."""
         total = sum(p.numel() for p in self.model.parameters())
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -165,7 +177,7 @@ class TrainedEstimator:
         return {
             "parameters": total,
             "trained_parameters": trained,
-            "new_parameters": list(loaded.new_parameters),
+            "new_parameters": list(self.new_parameters),
             "max_length": self.max_length,
             "truncated_rows": encoded.truncated,
         }

@@ -63,8 +63,10 @@ class Progress(TrainerCallback):
 
 
 def _line(entry: dict[str, Any]) -> str:
-    kept = {name: value for name, value in entry.items() if not name.endswith(_TIMING)}
-    return json.dumps(kept) + "\n"
+    """Step and epoch first, then by name: a log that was read back has the same lines."""
+    kept = {name: entry[name] for name in sorted(entry) if not name.endswith(_TIMING)}
+    first = {name: kept.pop(name) for name in ("step", "epoch") if name in kept}
+    return json.dumps(first | kept) + "\n"
 
 
 def _sentence(entry: dict[str, Any]) -> str:

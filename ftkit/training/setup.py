@@ -110,6 +110,9 @@ class Estimator(Protocol):
 
     precision: str
 
+    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
+        """Load what is needed to learn; nothing is written yet."""
+
     def fit(
         self,
         train: Sequence[Record],

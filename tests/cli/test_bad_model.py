@@ -125,7 +125,7 @@ def test_source(
 
 def test_a_hub_id_without_a_network(say: Callable[..., None], refused: Callable[..., str]) -> None:
     say("model: {name_or_path: google-bert/bert-base-uncased}")
-    refused(3, "finetune", "recipe.yaml", makes=("run",), says=(
+    refused(3, "finetune", "recipe.yaml", says=(
         "google-bert/bert-base-uncased: the model cannot be loaded: We couldn't connect",
         "no local folder has this name, so it is taken for a Hub id",
     ))  # fmt: skip
@@ -139,6 +139,6 @@ def test_weights_of_another_model(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     say("model: {name_or_path: model}")
-    refused(3, "finetune", "recipe.yaml", makes=("run",), says=(
+    refused(3, "finetune", "recipe.yaml", says=(
         "the weights do not fit config.json: 16 of 55 tensors are missing, such as bert.encoder.layer.2",
     ))  # fmt: skip

@@ -76,7 +76,6 @@ def test_a_run_is_not_replaced(options: tuple[str, ...], says: str, run: Path, r
     refused(2, "finetune", run.parent / "recipe.yaml", *options, says=says, watch=(run,))
 
 
-@pytest.mark.xfail(reason="the old run is removed before the new model is loaded")
 def test_a_run_is_not_replaced_by_a_failure(
     run: Path, tiny: Callable[[str], Path], tmp_path: Path, refused: Refused
 ) -> None:

@@ -1,0 +1,233 @@
+"""The verbs as people and scripts use them: what is printed where, and the same through Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftkit as library
+
+HEAVY = ("torch", "transformers", "evaluate", "peft", "datasets", "sklearn")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Any, colours: Path) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    tree = {
+        "task": "classification", "model": {"name_or_path": str(tiny("bert"))}, "method": "full",
+        "data": {"data_dir": str(colours)}, "engine": {"precision": "fp32"},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 16},
+        "output_dir": str(folder / "run"),
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(tree))
+    return library.finetune(tree).folder
+
+
+def test_finetune_prints_results_on_stdout_and_stages_on_stderr(ftkit: Any, recipe_file: Path) -> None:
+    done = ftkit("finetune", recipe_file, "--set", "training.num_train_epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Scores on test (15 rows, fp32)")
+    assert "macro_f1" in done.stdout
+    stages = ["Reading data", "Loading", "Training: method full", "Evaluating on test", "Next: ftkit predict"]
+    assert [line for line in stages if line in done.stderr] == stages
+    assert "\033" not in done.stderr + done.stdout, "no colours off a terminal"
+    assert "epoch 1.00" in done.stderr
+
+
+def test_command_and_python_give_the_same_run(
+    ftkit: Any, recipe: dict[str, Any], recipe_file: Path, tmp_path: Path
+) -> None:
+    done = ftkit("finetune", recipe_file, "--json", "--quiet")
+    printed = json.loads(done.stdout)
+    assert done.stderr == ""
+    run = library.finetune(recipe, [f"output_dir={tmp_path / 'python'}"])
+    assert printed == {"run": str(tmp_path / "run"), **run.metrics}
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("run", "python")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_run_folder_is_complete_and_its_recipe_runs_again(
+    ftkit: Any, finished: Path, tmp_path: Path
+) -> None:
+    assert {path.name for path in finished.iterdir()} >= {
+        "README.md", "log.jsonl", "manifest.json", "metrics.json", "model", "predictions.jsonl", "recipe.yaml"
+    }  # fmt: skip
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["labels"] == ["blue", "green", "red"]
+    assert manifest["data"]["train"]["rows"] == 45
+    assert len(manifest["base_model"]["sha256"]) == 64
+    assert json.loads((finished / "model" / "config.json").read_text())["id2label"] == {
+        "0": "blue", "1": "green", "2": "red"
+    }  # fmt: skip
+    again = library.finetune(finished / "recipe.yaml", [f"output_dir={tmp_path / 'again'}"])
+    assert again.metrics == json.loads((finished / "metrics.json").read_text())
+
+
+def test_eval_equals_what_finetune_found(ftkit: Any, finished: Path) -> None:
+    by_run = json.loads(ftkit("eval", finished, "--json", "-q").stdout)
+    by_recipe = json.loads(ftkit("eval", finished.parent / "recipe.yaml", "--json", "-q").stdout)
+    found = json.loads((finished / "metrics.json").read_text())
+    assert by_run == by_recipe == {"run": str(finished), **found}
+
+
+def test_eval_of_another_split_new_data_and_fewer_labels(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    done = json.loads(ftkit("eval", finished, "--split", "validation", "--limit", "6", "--json").stdout)
+    assert (done["split"], done["rows"]) == ("validation", 6)
+    (tmp_path / "new.csv").write_text("text,label\nthe red one,red\nred and on,red\n")
+    done = ftkit("eval", finished, "--set", "data.test_file=new.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 2
+    assert json.loads((finished / "metrics.json").read_text())["rows"] == 15, "the run's own scores stay"
+
+
+@pytest.mark.parametrize(
+    ("gate", "code", "said"),
+    [
+        ("accuracy>=0", 0, "gate passed: accuracy"),
+        ("accuracy>=1.1", 4, "gate failed: accuracy"),
+        ("per_label.red.recall<=1", 0, "gate passed: per_label.red.recall"),
+        ("per_label.red.recall>=1.5", 4, "gate failed: per_label.red.recall"),
+        ("matthews>=0", 4, "matthews was not computed; there is: accuracy, macro_f1"),
+    ],
+)
+def test_gates(gate: str, code: int, said: str, ftkit: Any, finished: Path) -> None:
+    done = ftkit("eval", finished, "--gate", gate)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Scores on test" in done.stdout, "results are printed before the gate"
+
+
+def test_a_gate_against_a_baseline(ftkit: Any, finished: Path) -> None:
+    baseline = f"baseline: {finished / 'metrics.json'}"
+    done = ftkit("eval", finished, "--set", f"gates={{accuracy: {{{baseline}, max_drop: 0.0}}}}")
+    assert done.returncode == 0, done.stderr
+    assert "gate passed: accuracy" in done.stderr
+
+
+def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    from_file = ftkit("predict", finished, colours / "test.csv")
+    lines = [json.loads(line) for line in from_file.stdout.splitlines()]
+    assert [line["text"] for line in lines] == texts, "the order of the file"
+    assert [line["label"] for line in lines] == [row["prediction"] for row in rows]
+    assert lines[0]["scores"] == pytest.approx(rows[0]["scores"], abs=1e-5)
+    from_text_lines = ftkit("predict", finished, "-", input="\n".join(texts))
+    from_json_lines = ftkit("predict", finished, "-", input="\n".join(json.dumps({"text": t}) for t in texts))
+    assert from_text_lines.stdout == from_json_lines.stdout
+    assert [json.loads(line)["label"] for line in from_text_lines.stdout.splitlines()] == [
+        row["prediction"] for row in rows
+    ]
+    one = ftkit("predict", finished, "--text", texts[0], "--json")
+    assert json.loads(one.stdout)["predictions"][0]["label"] == rows[0]["prediction"]
+    assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
+
+
+def test_predict_knows_whether_a_run_takes_pairs(ftkit: Any, finished: Path) -> None:
+    done = ftkit("predict", finished, "--text", "a", "--text-pair", "b")
+    assert done.returncode == 2
+    assert "the run was trained on single texts" in done.stderr
+
+
+def test_export_of_a_full_run_is_its_model(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    done = ftkit("export", finished, "--output", tmp_path / "plain")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plain" / "model.safetensors").read_bytes() == (
+        finished / "model" / "model.safetensors"
+    ).read_bytes()
+    again = ftkit("export", finished, "--output", tmp_path / "plain")
+    assert again.returncode == 2
+    assert "not empty" in again.stderr
+
+
+def test_extends_and_set_come_in_the_documented_order(ftkit: Any, recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text(
+        "extends: recipe.yaml\nmethod: {type: lora, r: 4}\ntraining: {learning_rate: 2e-4}\n"
+    )
+    done = ftkit("show", "child.yaml", "--set", "training.num_train_epochs=9", "--json")
+    shown = json.loads(done.stdout)
+    assert shown["method"]["r"] == 4
+    assert shown["training"] == {
+        "learning_rate": 2e-4, "num_train_epochs": 9.0, "per_device_train_batch_size": 8
+    }  # fmt: skip
+
+
+def test_early_stopping_stops(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe |= {"early_stopping": {"patience": 1, "threshold": 0.9}}
+    run = library.finetune(recipe, ["training.num_train_epochs=6", "training.learning_rate=1e-6"])
+    assert run.manifest["training"]["steps"] == 2 * 6, "two epochs of six steps"
+
+
+@pytest.mark.parametrize("command", ["--help", "check", "list", "show"])
+def test_light_verbs_import_nothing_heavy(command: str, recipe_file: Path) -> None:
+    arguments = {
+        "--help": ["--help"],
+        "check": ["check", str(recipe_file)],
+        "list": ["list", "metrics"],
+        "show": ["show", str(recipe_file)],
+    }[command]
+    code = (
+        "import sys; from ftkit.cli import main\n"
+        f"sys.argv = ['ftkit', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_help_and_check_are_quick(recipe_file: Path) -> None:
+    """Help in 0.35 s and a check in 1 s of CPU time; the best of five, as machines are noisy."""
+
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            before = os.times()
+            subprocess.run([sys.executable, "-m", "ftkit", *arguments], capture_output=True, check=True)
+            after = os.times()
+            times.append(sum(after[2:4]) - sum(before[2:4]))
+            time.sleep(0.05)
+        return min(times)
+
+    assert best("--help") < 0.35
+    assert best("check", str(recipe_file)) < 1.0
+
+
+def test_generated_reference_is_up_to_date() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, root / "docs" / "generate.py", "--check"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_eval_of_a_hub_recipe_on_a_local_file(ftkit: Any, recipe_file: Path, tmp_path: Path) -> None:
+    """A file given on top takes the place of the data set below, fractions and splits included."""
+    tree = json.loads(recipe_file.read_text())
+    tree["data"] = {"dataset_name": "org/set", "validation_fraction": 0.1, "columns": {"label": "label"}}
+    recipe_file.write_text(json.dumps(tree))
+    shown = json.loads(
+        ftkit(
+            "show",
+            recipe_file,
+            "--set",
+            "data.train_file=a.csv",
+            "--set",
+            "data.validation_file=b.csv",
+            "--json",
+        ).stdout
+    )
+    assert shown["data"]["train_file"] == str(tmp_path / "a.csv")
+    assert shown["data"].keys().isdisjoint({"dataset_name", "validation_fraction"})
