@@ -31,6 +31,8 @@ class Block(BaseModel):
         extra="forbid",
         protected_namespaces=(),
         allow_inf_nan=False,
+        # A block is checked as a part of the recipe; its own validator is hardly ever needed.
+        defer_build=True,
     )
 
     @classmethod

@@ -12,7 +12,8 @@ from ftkit.dataset import load_records
 from ftkit.finetuning import tell
 from ftkit.recipe import load_recipe
 from ftkit.records import Scores, fingerprint
-from ftkit.run import MANIFEST, Run, scores_json, write_json, write_predictions
+from ftkit.report.results import scores_json, write_json, write_predictions
+from ftkit.run import MANIFEST, Run
 from ftkit.scoring import choose_split, evaluate_split
 
 log = logging.getLogger("ftkit")
@@ -66,7 +67,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = scores_json(scores, estimator.precision)
     write_json(folder / "metrics.json", metrics)
-    write_predictions(folder / "predictions.jsonl", dataset[chosen], predictions, recipe.task)
+    write_predictions(folder / "predictions.jsonl", dataset[chosen], predictions)
     return Evaluation(run, scores, folder, metrics)
 
 

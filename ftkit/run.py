@@ -9,7 +9,6 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from typing import Any
 from ftkit.errors import InputError, UsageError
 from ftkit.models.source import weights_sha256
 from ftkit.recipe import Recipe, load_recipe
-from ftkit.recipe.loading import to_tree, to_yaml
+from ftkit.recipe.comparing import differences
+from ftkit.recipe.loading import to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
-from ftkit.tasks.base import Task
+from ftkit.report.results import scores_json, write_json, write_predictions
 from ftkit.training.setup import Workplace
 
 log = logging.getLogger("ftkit")
@@ -234,7 +234,7 @@ class Run:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
             write_json(self.folder / "metrics.json", scores_json(scores, precision))
-            write_predictions(self.folder / "predictions.jsonl", records, predictions, self.recipe.task)
+            write_predictions(self.folder / "predictions.jsonl", records, predictions)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)
         self.manifest["finished"] = True
@@ -260,21 +260,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def differences(old: Recipe, new: Recipe, blocks: Sequence[str] = ()) -> list[str]:
-    """The keys in which two recipes differ, as sentences; `output_dir` does not count."""
-    before, after = _flat(to_tree(old)), _flat(to_tree(new))
-    changed = [
-        key
-        for key in [*before, *(key for key in after if key not in before)]
-        if before.get(key) != after.get(key) and key != "output_dir"
-    ]
-    return [
-        f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
-        for key in changed
-        if not blocks or key.partition(".")[0] in blocks
-    ]
-
-
 def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
     """A finished run cannot be evaluated as if it were another one."""
     if changes := differences(stored, asked, _MADE_OF):
@@ -283,40 +268,6 @@ def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
             where=str(folder),
             hint="train this recipe in an output_dir of its own",
         )
-
-
-def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
-    """Scores as metrics.json holds them."""
-    return {
-        "split": scores.split,
-        "rows": scores.rows,
-        "precision": precision,
-        "metrics": {name: asdict(score) for name, score in scores.metrics.items()},
-        "details": dict(scores.details),
-    }
-
-
-def write_predictions(
-    path: Path, records: Sequence[Record], predictions: Sequence[Prediction], task: Task
-) -> None:
-    """One line of JSON a record: the text, the right answer, the predicted one, the scores."""
-    with path.open("w", encoding="utf-8") as file:
-        for record, prediction in zip(records, predictions, strict=True):
-            row = {
-                "text": record.text,
-                **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
-                "target": record.target,
-                "prediction": prediction.value,
-                "scores": {name: round(score, 6) for name, score in prediction.scores.items()},
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON, whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -336,16 +287,6 @@ def _refuse_unwritable(folder: Path) -> None:
             where=str(existing),
             hint="choose another output_dir",
         ) from None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _versions() -> dict[str, str]:

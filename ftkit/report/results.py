@@ -1,0 +1,43 @@
+"""The result files of a run: scores and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ftkit.records import Prediction, Record, Scores
+
+
+def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
+    """Scores as metrics.json holds them."""
+    return {
+        "split": scores.split,
+        "rows": scores.rows,
+        "precision": precision,
+        "metrics": {name: asdict(score) for name, score in scores.metrics.items()},
+        "details": dict(scores.details),
+    }
+
+
+def write_predictions(path: Path, records: Sequence[Record], predictions: Sequence[Prediction]) -> None:
+    """One line of JSON a record: the text, the right answer, the predicted one, the scores."""
+    with path.open("w", encoding="utf-8") as file:
+        for record, prediction in zip(records, predictions, strict=True):
+            row = {
+                "text": record.text,
+                **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
+                "target": record.target,
+                "prediction": prediction.value,
+                "scores": {name: round(score, 6) for name, score in prediction.scores.items()},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON, whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
