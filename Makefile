@@ -19,7 +19,7 @@ quickstart: .venv/installed
 	@$(BIN)/ftkit predict $(RUN) --quiet \
 	  --text "It's been eleven days and my porch is still empty." \
 	  --text "The kettle arrived with a crack right across the base." \
-	  --text "Please send it to my office instead, I moved last week."
+	  --text "I typed my old address by mistake, can you correct it before the parcel leaves?"
 
 test: .venv/installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"

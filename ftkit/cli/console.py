@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ftkit.training.processes import is_main_process
@@ -54,6 +55,11 @@ def emit_json(value: Any) -> None:
 def hint(text: str) -> None:
     """Say what to run next."""
     logging.getLogger("ftkit").info(text)
+
+
+def shown(path: Path) -> str:
+    """A path as it is typed: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def scores(metrics: Mapping[str, Any]) -> str:

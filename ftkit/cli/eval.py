@@ -34,4 +34,4 @@ def eval(  # noqa: A001
     else:
         console.emit(console.scores(evaluation.metrics))
     apply_gates(gates, evaluation.run.recipe, evaluation.metrics)
-    console.hint(f"Predictions: {evaluation.folder / 'predictions.jsonl'}")
+    console.hint(f"Predictions: {console.shown(evaluation.folder / 'predictions.jsonl')}")

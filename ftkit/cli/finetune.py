@@ -37,4 +37,6 @@ def finetune(
     else:
         console.emit(console.scores(metrics))
     apply_gates(gates, run.recipe, metrics)
-    console.hint(f'Saved to {run.folder}\nNext: ftkit predict {run.folder} --text "..."')
+    folder = console.shown(run.folder)
+    pair = ' --text-pair "..."' if run.pairs else ""
+    console.hint(f'Saved to {folder}\nNext: ftkit predict {folder} --text "..."{pair}')
