@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 import ftkit
 from ftkit.dataset import load_records
-from ftkit.training.batches import EpochBatches
+from ftkit.training.batches import EpochBatches, micro_batches
 from ftkit.training.estimator import TrainedEstimator
 
 ROWS = 21  # with batches of 8 the last window is short
@@ -140,3 +140,29 @@ def test_lora_trains_adapters_and_every_new_parameter_and_nothing_else(
         for kind in ("weight", "bias")
     }
     assert any("attention.q_lin.lora_A" in name for name in first)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_micro_batches_of_similar_length_leave_the_gradient_as_it_is(
+    architecture: str,
+    frozen_recipe: dict[str, Any],
+    still: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A further pass is said to cost next to nothing, so every batch is cut into many parts."""
+    recipe = frozen_recipe | {"model": {"name_or_path": str(still(architecture))}}
+    cuts = []
+    with monkeypatch.context() as patch:
+        patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
+        patch.setattr(
+            "ftkit.training.engine.micro_batches",
+            lambda *arguments: cuts.append(micro_batches(*arguments)) or cuts[-1],
+        )
+        ours, losses = engine_gradients(recipe, patch)
+    assert all(len(parts) > 2 for parts in cuts)
+    for parts in cuts:
+        assert all(part["attention_mask"][0].all() for part in parts), "the longest row has no padding"
+    plain, plain_losses = plain_gradients(recipe, None)
+    for one, other in zip(ours, plain, strict=True):
+        assert_same_gradients(one, other)
+    assert losses == pytest.approx(plain_losses, rel=1e-5)
