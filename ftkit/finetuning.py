@@ -82,7 +82,7 @@ def finetune(
         head = checked.task.head(dataset.labels).config
         run.finish(figures, scores, dataset[split], predictions, head=head, precision=estimator.precision)
     processes().wait_for_everyone()
-    return run
+    return run if main else Run.follow(checked, resume=True)
 
 
 def tell(dataset: Dataset) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ftkit.cli import app, console, options
+from ftkit.training.processes import is_main_process
 
 
 @app.command()
@@ -31,6 +32,8 @@ def finetune(
         raise UsageError("give --resume or --overwrite, not both: one goes on with the run, one removes it")
     gates = read_gates(gate)
     run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit)
+    if not is_main_process():
+        return
     metrics = run.metrics
     if json_:
         console.emit_json({"run": str(run.folder), **metrics})
