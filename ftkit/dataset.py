@@ -46,10 +46,12 @@ def load_records(
         if not labelled(splits["train"]):
             raise InputError("no training row has a label", where=splits["train"][0].where)
         labels = task.find_labels(splits["train"], _declared(data, task))
+    notes: list[str] = []
     for split, records in splits.items():
-        splits[split] = [task.settle(record, labels) for record in records]
+        splits[split], found = task.settle(records, labels)
+        notes += [f"{split}: {note}" for note in found]
     splits = _cut_fractions(splits, data, task)
-    return Dataset(splits, tuple(labels), tuple(_notes(splits, task, labels)))
+    return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 
 def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[Record]:
@@ -74,7 +76,7 @@ def _records(
     where, values = first
     columns = task.columns(list(values), data.columns, where)
     if not answers:
-        columns.pop(task.answer_field, None)
+        columns = {field: column for field, column in columns.items() if field not in task.answer_fields}
     _refuse_columns(columns, task, list(values), where, must_answer=must_answer)
     for where, values in chain([first], rows):
         try:
@@ -90,11 +92,11 @@ def _records(
 
 def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
     """Class names that a Hub set declares for the column of the answer."""
-    given = data.columns.get(task.answer_field)
-    aliases = [given] if given is not None else task.fields[task.answer_field].aliases
-    for column in aliases:
-        if names := data.class_names(str(column)):
-            return names
+    for field in task.answer_fields:
+        given = data.columns.get(field)
+        for column in [given] if given is not None else task.fields[field].aliases:
+            if names := data.class_names(str(column)):
+                return names
     return ()
 
 
@@ -102,9 +104,11 @@ def _refuse_columns(
     columns: Mapping[str, Any], task: Task, found: Sequence[Any], where: str, *, must_answer: bool
 ) -> None:
     """Training needs the answer; and an answer read as the text would be a perfect score."""
-    answer = task.answer_field
-    if must_answer and answer not in columns:
-        looked = " or ".join(map(repr, task.fields[answer].aliases))
+    answer = task.answer_fields[0]
+    if must_answer and not any(field in columns for field in task.answer_fields):
+        looked = " or ".join(
+            repr(name) for field in task.answer_fields for name in task.fields[field].aliases
+        )
         raise InputError(
             f"no column {looked} for the field {answer!r}",
             where=where,
@@ -151,12 +155,7 @@ def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -
     train = splits.get("train", ())
     if not train:
         return
-    targets = [record.target or () for record in train]
-    seen = {name for target in targets for name in ((target,) if isinstance(target, str) else target)}
-    unseen = [name for name in labels if name not in seen]
-    if unseen:
-        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-        yield f"no training row has the label {', '.join(unseen[:5])}{more}"
+    yield from task.notes(train, labels)
     texts = {(record.text, record.text_pair) for record in train}
     if repeated := len(train) - len(texts):
         yield f"{repeated} of {len(train)} training rows repeat an earlier text"

@@ -67,7 +67,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = scores_json(scores, estimator.precision)
     write_json(folder / "metrics.json", metrics)
-    write_predictions(folder / "predictions.jsonl", dataset[chosen], predictions)
+    write_predictions(folder / "predictions.jsonl", recipe.task, dataset[chosen], predictions)
     return Evaluation(run, scores, folder, metrics)
 
 

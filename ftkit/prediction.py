@@ -59,9 +59,9 @@ def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None
         raise UsageError(
             f"{len(texts)} texts but {len(pairs)} second texts", hint="give one --text-pair each"
         )
-    values = [{"text": text} for text in texts]
-    for value, pair in zip(values, pairs or (), strict=False):
-        value["text_pair"] = pair
+    if pairs and "text_pair" not in run.recipe.task.fields:
+        raise UsageError(f"the task {run.recipe.task.type} takes single texts", hint="leave --text-pair out")
+    values = run.recipe.task.inputs_of(texts, pairs or None)
     return [run.recipe.task.read(value, f"text {number}") for number, value in enumerate(values, 1)]
 
 
@@ -71,14 +71,14 @@ def records_of_lines(run: Run, lines: Iterable[bytes]) -> list[Record]:
     filled = [(where, line) for where, line in numbered if line.strip()]
     if filled and filled[0][1].lstrip().startswith("{"):
         rows = ((where, parse_object(line, where)) for where, line in filled)
-        return read_unlabelled(rows, run.recipe.data, run.recipe.task)
+        return read_unlabelled(rows, run.recipe.data.named(), run.recipe.task)
     return [run.recipe.task.read({"text": line}, where) for where, line in filled]
 
 
 def records_of_file(run: Run, path: Path, limit: int | None = None) -> list[Record]:
     """Records of a file with the recipe's columns; labels are not needed."""
-    rows = run.recipe.data.for_file(path).rows("test")
-    return read_unlabelled(islice(rows, limit), run.recipe.data, run.recipe.task)
+    source = run.recipe.data.for_file(path)
+    return read_unlabelled(islice(source.rows("test"), limit), source, run.recipe.task)
 
 
 def _decoded(line: bytes, number: int) -> str:

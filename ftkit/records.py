@@ -9,8 +9,41 @@ from typing import Any, TypeAlias
 
 SPLITS = ("train", "validation", "test")
 
-Target: TypeAlias = str | tuple[str, ...]
-"""What is asked of a row: one label, or the set of its labels (sorted)."""
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An entity: characters `start` to `end` (exclusive) of the text, and its type.
+
+    Attributes:
+        score: The model's probability, for a predicted one; two spans are equal whatever it is.
+    """
+
+    start: int
+    end: int
+    label: str
+    score: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """The entities of a text, as spans and as one BIO tag a word.
+
+    Attributes:
+        spans: In the order of the text; they do not overlap.
+        tags: `O`, `B-TYPE` or `I-TYPE` for each word. Predicted tags are as the model gave them,
+            so an `I-` may stand where none is allowed.
+        text: The text.
+        words: First and last character (exclusive) of each word.
+    """
+
+    spans: tuple[Span, ...]
+    tags: tuple[str, ...]
+    text: str
+    words: tuple[tuple[int, int], ...]
+
+
+Target: TypeAlias = str | tuple[str, ...] | Entities
+"""What is asked of a row: one label, the set of its labels (sorted), or the entities in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +55,14 @@ class Record:
         text_pair: The second text of a pair.
         target: The right answer; `None` where the data holds none.
         where: File and line (or row), for messages.
+        words: First and last character (exclusive) of each word, where a task looks at words.
     """
 
     text: str
     text_pair: str | None = None
     target: Target | None = None
     where: str = ""
+    words: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +70,8 @@ class Prediction:
     """An answer to one record: `value` has the type of the record's target.
 
     Attributes:
-        value: The predicted label, or the tuple of predicted labels.
-        scores: Probability of every label, each in [0, 1].
+        value: The predicted label, the tuple of predicted labels, or the predicted entities.
+        scores: Probability of every label, each in [0, 1]; entities carry their own.
     """
 
     value: Target

@@ -25,7 +25,8 @@ from ftkit.training.setup import Workplace
 log = logging.getLogger("ftkit")
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn")
+_PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn",
+             "seqeval")  # fmt: skip
 # A run is made of these; a recipe that differs in another block can still evaluate it.
 _MADE_OF = ("task", "model", "method")
 
@@ -234,7 +235,7 @@ class Run:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
             write_json(self.folder / "metrics.json", scores_json(scores, precision))
-            write_predictions(self.folder / "predictions.jsonl", records, predictions)
+            write_predictions(self.folder / "predictions.jsonl", self.recipe.task, records, predictions)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)
         self.manifest["finished"] = True

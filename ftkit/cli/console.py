@@ -72,22 +72,33 @@ def scores(metrics: Mapping[str, Any]) -> str:
     ]
     title = f"Scores on {metrics['split']} ({metrics['rows']:,} rows, {metrics['precision']})"
     text = f"{title}\n{table(('metric', 'score', '95 % interval'), rows)}"
-    if labels := metrics["details"].get("per_label"):
-        text += "\n\n" + _labels(labels)
+    details = metrics["details"]
+    if labels := details.get("per_label"):
+        text += "\n\n" + _labels(labels, "Labels", "rows")
+    if types := details.get("per_entity"):
+        text += "\n\n" + _labels(types, "Entity types", "entities")
+    if errors := details.get("entity_errors"):
+        text += "\n\n" + _errors(errors)
     return text
 
 
-def _labels(labels: Mapping[str, Mapping[str, float]]) -> str:
+def _labels(labels: Mapping[str, Mapping[str, float]], title: str, support: str) -> str:
     shown = list(labels.items())
-    title = "Labels"
     if len(shown) > _MOST_LABELS:
         shown = sorted(shown, key=lambda item: item[1]["f1"])[: _MOST_LABELS // 2]
-        title = f"The {len(shown)} labels with the lowest F1 of {len(labels)} (all are in metrics.json)"
+        title = f"The {len(shown)} with the lowest F1 of {len(labels)} (all are in metrics.json)"
     rows = [
         (name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}")
         for name, row in shown
     ]
-    return f"{title}\n{table(('label', 'precision', 'recall', 'f1', 'rows'), rows)}"
+    return f"{title}\n{table(('label', 'precision', 'recall', 'f1', support), rows)}"
+
+
+def _errors(errors: Mapping[str, Any]) -> str:
+    """How many mistakes of each kind, and the one of each that the model was most sure of."""
+    rows = [(kind, f"{count:,}") for kind, count in errors.items() if kind != "examples"]
+    lines = [f"  {kind}: {texts[0]}" for kind, texts in errors["examples"].items()]
+    return "\n".join([f"Errors\n{table(('kind', 'entities'), rows)}", *lines])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

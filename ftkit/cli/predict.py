@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ftkit.cli import app, console, options
+
+if TYPE_CHECKING:
+    from ftkit.records import Prediction, Record
+    from ftkit.tasks.base import Task
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    jsonl = "jsonl"
+    conll = "conll"
 
 
 @app.command()
@@ -24,6 +36,10 @@ def predict(
     text_pair: Annotated[
         list[str] | None, typer.Option(help="The second text of each --text, for a run on pairs.")
     ] = None,
+    format_: Annotated[
+        Format,
+        typer.Option("--format", help="conll prints a word and its tag a line, for tasks that tag words."),
+    ] = Format.jsonl,
     limit: options.Limit = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -38,6 +54,8 @@ def predict(
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
     found = find_run(run)
+    if format_ is Format.conll and not found.recipe.task.tags_words:
+        raise UsageError(f"--format conll: the task {found.recipe.task.type} does not tag words")
     if text:
         records = records_of_texts(found, text, text_pair)
     elif file == "-":
@@ -50,23 +68,31 @@ def predict(
         raise InputError(
             "there are no rows to predict for", where="standard input" if file == "-" else str(file)
         )
-    answers = []
-    for record, prediction in zip(records, predict_records(found, records), strict=True):
-        pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
-        scores = {name: round(score, 6) for name, score in prediction.scores.items()}
-        answer = found.recipe.task.answer_json(prediction.value)
-        answers.append({"text": record.text, **pair, **answer, "scores": scores})
-    _print(answers, as_object=json_, readable=bool(text))
+    answered = list(zip(records, predict_records(found, records), strict=True))
+    task = found.recipe.task
+    if format_ is Format.conll:
+        console.emit("\n\n".join(_conll(task, *pair) for pair in answered))
+    elif text and not json_:
+        console.emit("\n".join(task.prediction_text(prediction, record) for record, prediction in answered))
+    else:
+        _print([_answer(task, *pair) for pair in answered], as_object=json_)
 
 
-def _print(answers: list[dict[str, Any]], *, as_object: bool, readable: bool) -> None:
+def _answer(task: Task, record: Record, prediction: Prediction) -> dict[str, Any]:
+    pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
+    return {"text": record.text, **pair, **task.prediction_json(prediction, record)}
+
+
+def _print(answers: list[dict[str, Any]], *, as_object: bool) -> None:
     if as_object:
         console.emit_json({"predictions": answers})
-    elif readable:
-        for answer in answers:
-            chosen = answer["labels"] if "labels" in answer else [answer["label"]]
-            named = ", ".join(f"{name} {answer['scores'][name]:.3f}" for name in chosen) or "(none)"
-            console.emit(f"{named}  {answer['text']}")
     else:
         for answer in answers:
             console.emit(json.dumps(answer, ensure_ascii=False))
+
+
+def _conll(task: Task, record: Record, prediction: Prediction) -> str:
+    """A word and its tag a line."""
+    tags = task.word_tags(prediction)
+    words = (record.text[start:end] for start, end in record.words)
+    return "\n".join(f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True))

@@ -16,16 +16,25 @@ Row: TypeAlias = tuple[str, dict[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read a text file: its encoding, and whether its first line names the columns."""
+    """How to read a text file.
+
+    Attributes:
+        encoding: Its encoding.
+        header: Whether its first line names the columns.
+        stray_lines: Whether a line without a tag is an `error` or to `skip`.
+    """
 
     encoding: str = "utf-8"
     header: bool = True
+    stray_lines: str = "error"
 
 
 class Format(Component):
     """A file format that data can come in."""
 
     suffixes: ClassVar[tuple[str, ...]]
+    numbered: ClassVar[bool] = False
+    """Whether columns can be given by their number."""
 
     @abstractmethod
     def rows(self, path: Path, reading: Reading) -> Iterator[Row]:

@@ -20,6 +20,7 @@ class Csv(Format):
 
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
+    numbered: ClassVar[bool] = True
 
     def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
         return _rows(path, reading, delimiter=",", quoting=csv.QUOTE_MINIMAL, strict=True)
@@ -30,6 +31,7 @@ class Tsv(Format):
 
     type: Literal["tsv"] = "tsv"
     suffixes: ClassVar[tuple[str, ...]] = (".tsv", ".tab")
+    numbered: ClassVar[bool] = True
 
     def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
         return _rows(path, reading, delimiter="\t", quoting=csv.QUOTE_NONE, strict=False)

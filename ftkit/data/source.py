@@ -32,7 +32,7 @@ class DataSource(Block):
     path_keys: ClassVar[tuple[str, ...]] = ("train_file", "validation_file", "test_file", "data_dir")
 
     train_file: Files = None
-    """File to train on: csv, tsv, json, jsonl or parquet; a list of them, or a folder."""
+    """File to train on: csv, tsv, json, jsonl, parquet or conll; a list of them, or a folder."""
     validation_file: Files = None
     """File to choose checkpoints and settings on."""
     test_file: Files = None
@@ -62,11 +62,13 @@ class DataSource(Block):
 
     columns: dict[str, str | int] = {}
     """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
-    from the end with -1) in a csv or tsv file without a header line."""
-    format: Literal["csv", "tsv", "json", "jsonl", "parquet"] | None = None
+    from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
+    format: Literal["conll", "csv", "json", "jsonl", "parquet", "tsv"] | None = None
     """Format of the files, where the suffix does not tell it."""
     encoding: str = "utf-8"
     """Encoding of text files."""
+    stray_lines: Literal["error", "skip"] = "error"
+    """What to do with lines of a CoNLL file that lack a column; skipped ones are counted."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSource:
@@ -110,15 +112,24 @@ class DataSource(Block):
             name = self._hub_split(split)
             yield from self._hub.rows(name) if name else ()
             return
-        reading = Reading(encoding=self.encoding, header=self.header)
+        reading = Reading(self.encoding, self.header, self.stray_lines)
         for path in self.files(split):
             yield from self._format_of(path).rows(path, reading)
 
     def for_file(self, path: Path) -> DataSource:
         """The same columns and encoding, with one file as the test split."""
-        return DataSource(
-            test_file=str(path), columns=self.columns, format=self._format_given(path), encoding=self.encoding
+        source = DataSource(
+            test_file=str(path),
+            columns=self.columns,
+            format=self._format_given(path),
+            encoding=self.encoding,
+            stray_lines=self.stray_lines,
         )
+        return source if source._format_of(path).numbered else source.named()
+
+    def named(self) -> DataSource:
+        """The same for rows whose columns have names: numbers mean nothing there."""
+        return self if self.header else self.model_copy(update={"columns": {}})
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """Class names that the Hub data set declares for a column; empty where none."""
@@ -163,9 +174,13 @@ class DataSource(Block):
         return files
 
     def _format_given(self, path: Path) -> Any:
-        """The recipe's format, unless the file's own suffix tells another."""
+        """The recipe's format, unless the file's own suffix tells another than its files have."""
         known = [suffix for kind in discover(Format).values() for suffix in kind.suffixes]
-        return None if path.suffix.lower() in known else self.format
+        given = [getattr(self, key) or () for key in self.path_keys]
+        files = [file for files in given for file in ([files] if isinstance(files, str) else files)]
+        own = {Path(file).suffix.lower() for file in files}
+        suffix = path.suffix.lower()
+        return None if suffix in known and suffix not in own else self.format
 
     def _format_of(self, path: Path) -> Format:
         kinds: Mapping[str, type[Format]] = discover(Format)

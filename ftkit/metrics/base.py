@@ -21,7 +21,7 @@ class Metric(Component):
     """A score that compares predicted values with the records' targets."""
 
     answers: ClassVar[tuple[str, ...]]
-    """The kinds of value it can score: `label`, `label set`."""
+    """The kinds of value it can score: `label`, `label set`, `entities`."""
     greater_is_better: ClassVar[bool] = True
 
     @abstractmethod
@@ -79,3 +79,9 @@ def as_sklearn(values: Sequence[Any], labels: Sequence[str]) -> Any:
     """Values in the form scikit-learn expects: strings, or an indicator matrix for label sets."""
     several = bool(values) and not isinstance(values[0], str)
     return one_hot(values, labels).astype(int) if several else list(values)
+
+
+def ratio(part: Any, whole: Any) -> Counts:
+    """Part / whole, 0 where the whole is 0."""
+    part, whole = numpy.asarray(part, dtype=float), numpy.asarray(whole, dtype=float)
+    return numpy.divide(part, whole, out=numpy.zeros_like(part), where=whole != 0)

@@ -23,8 +23,8 @@ def interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap over rows (Efron and Tibshirani, 1993, chapter 13).
 
-    Rows with the same answer and the same prediction are interchangeable, so resamples are drawn
-    over distinct pairs with their multiplicities: the cost does not grow with the rows.
+    Rows that add the same counts are interchangeable, so resamples are drawn over distinct counts
+    with their multiplicities: the cost hardly grows with the rows.
 
     Returns:
         The lower and the upper end; the same for the same predictions, as the seed is fixed.
@@ -32,8 +32,10 @@ def interval(
     pairs = Counter(zip(references, predictions, strict=True))
     times = numpy.array(list(pairs.values()))
     counts = metric.counts([pair[0] for pair in pairs], [pair[1] for pair in pairs], labels)
+    counts, group = numpy.unique(counts, axis=0, return_inverse=True)
+    times = numpy.bincount(group.ravel(), weights=times)
     generator = numpy.random.default_rng(_SEED)
-    draws = generator.multinomial(times.sum(), times / times.sum(), size=_RESAMPLES)
+    draws = generator.multinomial(int(times.sum()), times / times.sum(), size=_RESAMPLES)
     scores = metric.from_counts(draws @ counts)
     tail = (1 - level) / 2
     low, high = numpy.quantile(scores, [tail, 1 - tail])

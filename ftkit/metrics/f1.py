@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from ftkit.metrics.base import Counts, Headline, as_sklearn, one_hot
+from ftkit.metrics.base import Counts, Headline, as_sklearn, one_hot, ratio
 
 
 class F1(Headline):
@@ -56,7 +56,7 @@ class MacroF1(F1):
     average: ClassVar[str] = "macro"
 
     def _mean(self, hits: Counts, false: Counts, missed: Counts, present: Any) -> Counts:
-        return _ratio((_f1(hits, false, missed) * present).sum(-1), present.sum(-1))
+        return ratio((_f1(hits, false, missed) * present).sum(-1), present.sum(-1))
 
 
 class MicroF1(F1):
@@ -77,7 +77,7 @@ class WeightedF1(F1):
 
     def _mean(self, hits: Counts, false: Counts, missed: Counts, present: Any) -> Counts:
         support = hits + missed
-        return _ratio((_f1(hits, false, missed) * support).sum(-1), support.sum(-1))
+        return ratio((_f1(hits, false, missed) * support).sum(-1), support.sum(-1))
 
 
 class SamplesF1(Headline):
@@ -102,10 +102,4 @@ class SamplesF1(Headline):
 
 
 def _f1(hits: Any, false: Any, missed: Any) -> Counts:
-    return _ratio(2 * hits, 2 * hits + false + missed)
-
-
-def _ratio(part: Any, whole: Any) -> Counts:
-    """Part / whole, 0 where the whole is 0."""
-    part, whole = numpy.asarray(part, dtype=float), numpy.asarray(whole, dtype=float)
-    return numpy.divide(part, whole, out=numpy.zeros_like(part), where=whole != 0)
+    return ratio(2 * hits, 2 * hits + false + missed)

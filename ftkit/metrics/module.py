@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.metrics.base import Metric
+from ftkit.records import Entities, Span
+from ftkit.tagging import chunks
 
 if TYPE_CHECKING:
     import evaluate
@@ -17,7 +19,8 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
     import evaluate
 
     value = datasets.Value("string")
-    feature = datasets.Sequence(value) if "label" not in metric.answers else value
+    feature = value if "label" in metric.answers else datasets.Sequence(value)
+    as_value = _of_tags if "entities" in metric.answers else lambda value: value
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
@@ -28,6 +31,13 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
             )
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
-            return {metric.name(): metric.compute(references, predictions, labels)}
+            true, said = ([as_value(value) for value in values] for values in (references, predictions))
+            return {metric.name(): metric.compute(true, said, labels)}
 
     return Module(keep_in_memory=True)
+
+
+def _of_tags(tags: Sequence[str]) -> Entities:
+    """Entities as a module of `evaluate` gets them: BIO tags; each word stands for one character."""
+    spans = tuple(Span(*chunk) for chunk in chunks(tags))
+    return Entities(spans, tuple(tags), " " * len(tags), tuple((n, n + 1) for n in range(len(tags))))

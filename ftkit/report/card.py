@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,37 +52,40 @@ def model_card(run: Run) -> str:
 
 def snippet(run: Run) -> str:
     """Python that loads `model/` with transformers (and peft) alone and predicts one text."""
+    task = run.recipe.task
     example = '{"text": "...", "text_pair": "..."}' if run.pairs else '"..."'
-    every = ", top_k=None" if _several(run) else ""
-    use = f"print(classify({example}, truncation=True, max_length={run.max_length}{every}))"
+    call = f"print(predict({', '.join([example, *_options(task.call_options(run.max_length))])}))"
+    kind, options = repr(task.pipeline).replace("'", '"'), _options(task.pipeline_options())
     if not run.recipe.method.adapters:
-        return "\n".join(
-            [
-                "from transformers import pipeline",
-                "",
-                'classify = pipeline("text-classification", model="model")',
-                use,
-            ]
-        )
+        made = ", ".join([kind, 'model="model"', *options])
+        return "\n".join(["from transformers import pipeline", "", f"predict = pipeline({made})", call])
+    auto_class = task.head(run.labels).auto_class
     revision = f", revision={run.recipe.model.revision!r}" if run.recipe.model.revision else ""
+    made = ", ".join([kind, "model=model", "tokenizer=tokenizer", *options])
     return "\n".join(
         [
             "import json",
             "",
             "from peft import PeftModel",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",
+            f"from transformers import {auto_class}, AutoTokenizer, pipeline",
             "",
             run.recipe.model.snippet(),
             'head = json.load(open("model/head.json"))',
             'head["id2label"] = {int(number): name for number, name in head["id2label"].items()}',
-            f"model = AutoModelForSequenceClassification.from_pretrained(base{revision}, "
-            "ignore_mismatched_sizes=True, **head)",
+            f"model = {auto_class}.from_pretrained(base{revision}, ignore_mismatched_sizes=True, **head)",
             'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
             'tokenizer = AutoTokenizer.from_pretrained("model")',
-            'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)',
-            use,
+            f"predict = pipeline({made})",
+            call,
         ]
     )
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as they are written in Python."""
+    return [
+        f"{name}={json.dumps(value) if isinstance(value, str) else value}" for name, value in values.items()
+    ]
 
 
 def _source(recipe: Recipe) -> str:

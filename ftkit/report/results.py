@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.records import Prediction, Record, Scores
+from ftkit.tasks.base import Task
 
 
 def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
@@ -22,17 +23,20 @@ def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
     }
 
 
-def write_predictions(path: Path, records: Sequence[Record], predictions: Sequence[Prediction]) -> None:
+def write_predictions(
+    path: Path, task: Task, records: Sequence[Record], predictions: Sequence[Prediction]
+) -> None:
     """One line of JSON a record: the text, the right answer, the predicted one, the scores."""
     with path.open("w", encoding="utf-8") as file:
         for record, prediction in zip(records, predictions, strict=True):
             row = {
                 "text": record.text,
                 **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
-                "target": record.target,
-                "prediction": prediction.value,
-                "scores": {name: round(score, 6) for name, score in prediction.scores.items()},
+                "target": task.answer_json(record.target, record),
+                "prediction": task.answer_json(prediction.value, record),
             }
+            if prediction.scores:
+                row["scores"] = {name: round(score, 6) for name, score in prediction.scores.items()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

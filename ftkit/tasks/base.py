@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftkit.component import Component
 from ftkit.errors import InputError
-from ftkit.records import Record
+from ftkit.records import Prediction, Record
 
 if TYPE_CHECKING:
     from ftkit.training.heads import Objective
@@ -29,8 +29,12 @@ class Task(Component):
 
     fields: ClassVar[Mapping[str, Field]]
     """What is read from a row, by field name."""
-    answer_field: ClassVar[str]
-    """The field that holds the right answer; not needed to predict."""
+    answer_fields: ClassVar[tuple[str, ...]]
+    """The fields that can hold the right answer; not needed to predict."""
+    tags_words: ClassVar[bool] = False
+    """Whether a prediction holds a tag for each word."""
+    pipeline: ClassVar[str]
+    """The transformers pipeline that runs a model with this task's head."""
 
     @property
     @abstractmethod
@@ -63,12 +67,16 @@ class Task(Component):
         """
 
     @abstractmethod
-    def settle(self, record: Record, labels: Sequence[str]) -> Record:
-        """The record with its answer in label names.
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        """The records of a split with their answers in label names, and what to know about them.
 
         Raises:
             InputError: A label that is not among `labels`, with the row.
         """
+
+    @abstractmethod
+    def labels_of(self, record: Record) -> tuple[str, ...]:
+        """The labels in a settled record's answer, each as often as it stands there."""
 
     @abstractmethod
     def stratum(self, record: Record) -> str:
@@ -85,8 +93,41 @@ class Task(Component):
         """Features in, losses and predictions out, for models with this task's head."""
 
     @abstractmethod
-    def answer_json(self, value: Any) -> dict[str, Any]:
-        """A target or a predicted value under the key that a result row shows it with."""
+    def answer_json(self, value: Any, record: Record) -> Any:
+        """A target or a predicted value as result files hold it."""
+
+    @abstractmethod
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        """A prediction under the keys that `ftkit predict` prints it with."""
+
+    @abstractmethod
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        """A prediction for a person to read."""
+
+    def word_tags(self, prediction: Prediction) -> Sequence[str]:
+        """The tag of each word; only where the task tags words."""
+        raise TypeError(f"{self.type} does not tag words")
+
+    def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
+        """The fields of typed texts."""
+        if pairs is None:
+            return [{"text": text} for text in texts]
+        return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        """What should be known about the training records before training."""
+        seen = {name for record in train for name in self.labels_of(record)}
+        if unseen := [name for name in labels if name not in seen]:
+            more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+            yield f"no training row has the label {', '.join(unseen[:5])}{more}"
+
+    def pipeline_options(self) -> dict[str, Any]:
+        """What the pipeline is made with."""
+        return {}
+
+    def call_options(self, max_length: int) -> dict[str, Any]:
+        """What the pipeline is called with."""
+        return {}
 
     def columns(self, found: Sequence[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The column of every field, as given or by its usual names.
@@ -104,14 +145,14 @@ class Task(Component):
             if field in given:
                 column = given[field]
                 if isinstance(column, int) and column < 0:
-                    column += len(found)
+                    column += sum(isinstance(name, int) for name in found)
                 names = [column]
             else:
                 names = list(spec.aliases)
             present = [name for name in names if name in found]
             if present:
                 chosen[field] = present[0]
-            elif field in given or (spec.required and field != self.answer_field):
+            elif field in given or (spec.required and field not in self.answer_fields):
                 raise _missing_column(field, names, found, where)
         return chosen
 

@@ -12,7 +12,7 @@ from pydantic import Field as Limits
 from pydantic import model_validator
 
 from ftkit.errors import InputError, UsageError
-from ftkit.records import Record, Target
+from ftkit.records import Entities, Prediction, Record, Target
 from ftkit.tasks.base import Field, Task
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Classification(Task):
         "text_pair": Field(("text_pair", "sentence2"), required=False),
         "label": Field(("label", "labels")),
     }
-    answer_field: ClassVar[str] = "label"
+    answer_fields: ClassVar[tuple[str, ...]] = ("label",)
+    pipeline: ClassVar[str] = "text-classification"
 
     @model_validator(mode="after")
     def _possible_labels(self) -> Classification:
@@ -95,12 +96,18 @@ class Classification(Task):
             raise UsageError(f"task.class_weights: {unknown}")
         return names
 
-    def settle(self, record: Record, labels: Sequence[str]) -> Record:
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        return [self._settled(record, labels) for record in records], []
+
+    def labels_of(self, record: Record) -> tuple[str, ...]:
+        return _names(record.target)
+
+    def _settled(self, record: Record, labels: Sequence[str]) -> Record:
         if record.target is None:
             return record
         if isinstance(record.target, str):
             return replace(record, target=self._label(record.target, labels, record.where))
-        chosen = {self._label(name, labels, record.where) for name in record.target}
+        chosen = {self._label(name, labels, record.where) for name in _names(record.target)}
         return replace(record, target=tuple(name for name in labels if name in chosen))
 
     def stratum(self, record: Record) -> str:
@@ -135,8 +142,22 @@ class Classification(Task):
             label_smoothing=label_smoothing,
         )
 
-    def answer_json(self, value: Any) -> dict[str, Any]:
-        return {"labels": list(value)} if self.multi_label else {"label": value}
+    def answer_json(self, value: Any, record: Record) -> Any:
+        return value
+
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        scores = {name: round(score, 6) for name, score in prediction.scores.items()}
+        chosen = _names(prediction.value)
+        answer = {"labels": list(chosen)} if self.multi_label else {"label": chosen[0]}
+        return {**answer, "scores": scores}
+
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        chosen = ", ".join(f"{name} {prediction.scores[name]:.3f}" for name in _names(prediction.value))
+        return f"{chosen or '(none)'}  {record.text}"
+
+    def call_options(self, max_length: int) -> dict[str, Any]:
+        every = {"top_k": None} if self.multi_label else {}
+        return {"truncation": True, "max_length": max_length, **every}
 
     def _weights(self, labels: Sequence[str], train: Sequence[Record]) -> list[float] | None:
         """Weight of each label; for several labels a row, of its positive cases."""
@@ -233,6 +254,7 @@ def _some(labels: Sequence[str]) -> str:
 def _names(target: Target | None) -> tuple[str, ...]:
     if target is None:
         return ()
+    assert not isinstance(target, Entities)
     return (target,) if isinstance(target, str) else target
 
 

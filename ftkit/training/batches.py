@@ -21,21 +21,26 @@ WEIGHTS = "ftkit_weights"
 """Key of a batch's row weights: 1, or 0 for a row that only keeps a process busy."""
 
 
+_ROUND = 4
+"""Lengths and row counts are rounded to multiples of this: fewer shapes need fewer kernels."""
+
+
 @dataclass(frozen=True)
 class Collator:
-    """Pads rows to the longest of the batch.
+    """Pads rows to the longest of the batch, or a little more.
 
     Called with (row number, weight, features) triples from `Rows`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     objective: Objective
+    max_length: int
 
     def __call__(self, items: Sequence[tuple[int, float, Features]]) -> Batch:
         features = [row for _, _, row in items]
         batch = self.pad(features)
         if "labels" in features[0]:
-            batch["labels"] = self.objective.collate_labels(features)
+            batch["labels"] = self.objective.collate_labels(features, batch["input_ids"].shape[1])
         batch[ROWS] = torch.tensor([number for number, _, _ in items])
         batch[WEIGHTS] = torch.tensor([weight for _, weight, _ in items])
         return batch
@@ -43,12 +48,20 @@ class Collator:
     @property
     def per_token(self) -> frozenset[str]:
         """Keys of a batch whose tensors have a column a token."""
-        return frozenset(self.tokenizer.model_input_names)
+        names = frozenset(self.tokenizer.model_input_names)
+        return names | {"labels"} if self.objective.per_token else names
 
     def pad(self, features: Sequence[Features]) -> Batch:
-        """The model's inputs alone, padded."""
-        inputs = [{name: row[name] for name in row if name != "labels"} for row in features]
-        return dict(self.tokenizer.pad(inputs, padding=True, return_tensors="pt"))
+        """The model's inputs alone, padded at the end."""
+        names = [name for name in self.tokenizer.model_input_names if name in features[0]]
+        inputs = [{name: row[name] for name in names} for row in features]
+        longest = max(len(row["input_ids"]) for row in features)
+        width = max(longest, min(_rounded(longest), self.max_length))
+        return dict(
+            self.tokenizer.pad(
+                inputs, padding="max_length", max_length=width, padding_side="right", return_tensors="pt"
+            )
+        )
 
 
 class Rows(torch.utils.data.Dataset[tuple[int, float, Features]]):
@@ -136,7 +149,7 @@ def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> lis
     if mask is None or mask.dim() != 2:
         return [batch]
     lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
-    cuts = best_cuts(lengths.tolist(), overhead)
+    cuts = best_cuts([_rounded(length) for length in lengths.tolist()], overhead, step=_ROUND)
     if len(cuts) == 1:
         return [batch]
     parts = []
@@ -145,36 +158,47 @@ def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> lis
         # Padding may stand on either side: keep the columns that any row of the part uses.
         columns = mask[rows].any(dim=0).nonzero()
         first, last = int(columns.min()), int(columns.max()) + 1
+        width = min(_rounded(last - first), mask.shape[1])
+        first = min(first, mask.shape[1] - width)
         parts.append(
             {
-                name: tensor[rows][:, first:last] if name in per_token else tensor[rows]
+                name: tensor[rows][:, first : first + width] if name in per_token else tensor[rows]
                 for name, tensor in batch.items()
             }
         )
     return parts
 
 
-def best_cuts(lengths: Sequence[int], overhead: int) -> list[tuple[int, int]]:
+def best_cuts(lengths: Sequence[int], overhead: int, step: int = 1) -> list[tuple[int, int]]:
     """Segments of descending lengths whose padded tokens, with `overhead` each, are fewest.
+
+    Args:
+        lengths: Length of every row.
+        overhead: What a segment costs besides its tokens.
+        step: Segments begin at multiples of this.
 
     >>> best_cuts([30, 29, 8, 8, 7], overhead=20)
     [(0, 2), (2, 5)]
     >>> best_cuts([30, 29, 8, 8, 7], overhead=200)
     [(0, 5)]
     """
-    best = [0.0]
-    cut_before = [0]
-    for end in range(1, len(lengths) + 1):
-        costs = [best[start] + overhead + (end - start) * lengths[start] for start in range(end)]
-        start = min(range(end), key=costs.__getitem__)
-        best.append(costs[start])
-        cut_before.append(start)
+    best = {0: 0}
+    cut_before: dict[int, int] = {}
+    starts = range(0, len(lengths), step)
+    for end in [*starts[1:], len(lengths)]:
+        costs = {s: best[s] + overhead + (end - s) * lengths[s] for s in starts if s < end}
+        cut_before[end] = min(costs, key=costs.__getitem__)
+        best[end] = costs[cut_before[end]]
     segments = []
     end = len(lengths)
     while end:
         segments.append((cut_before[end], end))
         end = cut_before[end]
     return segments[::-1]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _ROUND) * _ROUND
 
 
 def by_length(features: Sequence[Features], size: int) -> list[list[int]]:

@@ -26,7 +26,11 @@ from ftkit.training.batches import (
     Rows,
     micro_batches,
 )
+from ftkit.training.cpu import fast_dropout, keep_kernels, keep_memory
 from ftkit.training.heads import Features
+
+keep_kernels()
+keep_memory()
 
 _MOST_SKIPPED_STEPS = 20
 _MOST_ROWS_NAMED = 5
@@ -140,10 +144,11 @@ class Engine(Trainer):
         else:
             parts = micro_batches(inputs, overhead, self.collator.per_token)
         loss = torch.zeros((), device=self.args.device)
-        for number, part in enumerate(parts, 1):
-            context = nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
-            with context:
-                loss += super().training_step(model, part, num_items_in_batch)
+        with fast_dropout() if self.args.device.type == "cpu" else nullcontext():
+            for number, part in enumerate(parts, 1):
+                context = nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
+                with context:
+                    loss += super().training_step(model, part, num_items_in_batch)
         return loss
 
     def compute_loss(

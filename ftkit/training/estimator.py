@@ -107,7 +107,7 @@ class TrainedEstimator:
             self.arguments,
             features=encoded.features,
             collator=self.collator,
-            where=[record.where for record in train],
+            where=[train[owner].where for owner in encoded.owners],
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
@@ -155,7 +155,8 @@ class TrainedEstimator:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.objective = self.setup.objective(train)
-        self.collator = Collator(tokenizer, self.objective)
+        self.objective.check(tokenizer, max_length)
+        self.collator = Collator(tokenizer, self.objective, max_length)
 
     def _encode(self, records: Sequence[Record]) -> Encoded:
         assert self.tokenizer is not None
@@ -174,6 +175,8 @@ class TrainedEstimator:
                 "  %d of %d training rows are longer than %d tokens and are cut",
                 encoded.truncated, rows, self.max_length,
             )  # fmt: skip
+        for note in encoded.notes:
+            log.warning("  note: training: %s", note)
         return {
             "parameters": total,
             "trained_parameters": trained,
@@ -231,10 +234,10 @@ class TrainedEstimator:
         return callbacks
 
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
-        features = self._encode(validation).features
+        encoded = self._encode(validation)
 
         def evaluate() -> dict[str, float]:
-            predictions, loss = self._predict(features)
+            predictions, loss = self._predict(validation, encoded)
             return {"loss": loss, **score(predictions)}
 
         return evaluate
@@ -243,26 +246,29 @@ class TrainedEstimator:
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a record, in the records' order."""
-        return self._predict(self._encode(records).features)[0]
+        return self._predict(records, self._encode(records))[0]
 
-    def _predict(self, features: Sequence[Features]) -> tuple[list[Prediction], float]:
+    def _predict(self, records: Sequence[Record], encoded: Encoded) -> tuple[list[Prediction], float]:
         """Predictions in order, and the mean loss (0 where rows have no labels).
 
         Every process takes its share of the batches and gets all predictions.
         """
         state = processes()
+        features = encoded.features
         batches = by_length(features, self._eval_batch())
-        mine: list[tuple[int, Prediction]] = []
+        mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
         for batch in batches[state.process_index :: state.num_processes]:
-            logits, loss, count = self._forward([features[row] for row in batch])
-            mine += zip(batch, self.objective.decode(logits), strict=True)
+            chosen = [features[row] for row in batch]
+            logits, loss, count = self._forward(chosen)
+            mine += zip(batch, self.objective.decode(logits, chosen), strict=True)
             sums = [sums[0] + loss, sums[1] + count]
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         parts = gather_object([sums]) if state.num_processes > 1 else [sums]
-        ordered = [prediction for _, prediction in sorted(everyone, key=lambda pair: pair[0])]
+        decoded = [answer for _, answer in sorted(everyone, key=lambda pair: pair[0])]
         count = sum(part[1] for part in parts)
-        return ordered, sum(part[0] for part in parts) / count if count else 0.0
+        predictions = self.objective.predictions(records, encoded, decoded)
+        return predictions, sum(part[0] for part in parts) / count if count else 0.0
 
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Logits of one batch on the CPU, with the summed loss and its count."""
@@ -273,7 +279,7 @@ class TrainedEstimator:
             logits = self.model(**inputs)["logits"].float().cpu()
         if "labels" not in features[0]:
             return logits, 0.0, 0.0
-        labels = self.objective.collate_labels(features)
+        labels = self.objective.collate_labels(features, logits.shape[1])
         losses, counts = self.objective.row_losses(logits, labels), self.objective.row_counts(labels)
         return logits, losses.sum().item(), counts.sum().item()
 
@@ -288,7 +294,7 @@ class TrainedEstimator:
         Raises:
             InputError: The logits differ by more than the precision explains.
         """
-        features = self._encode(records[:_ROWS_COMPARED]).features
+        features = self._encode(records[:_ROWS_COMPARED]).features[:_ROWS_COMPARED]
         before = self._forward(features)[0]
         trained = self.model
         try:
@@ -312,7 +318,7 @@ def _pass_overhead() -> int:
     Little on a CPU, where it is mostly the gradient of the embeddings; much on an accelerator,
     which many rows fill.
     """
-    return 4096 if torch.accelerator.is_available() else 192
+    return 4096 if torch.accelerator.is_available() else 400
 
 
 def _stock_progress() -> type[TrainerCallback]:

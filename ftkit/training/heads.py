@@ -1,4 +1,4 @@
-"""Heads: from records to features, from logits to losses and predictions.
+"""Heads: from records to features, from logits to losses and predictions; sequence heads here.
 
 An objective works row by row: it gives every row's summed loss and the number of items it
 counts for, so that the engine can divide by the count of the whole optimizer batch, however
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,14 +29,26 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Features of records in order, and how many records were cut at the longest input."""
+    """What a model sees of records: one row of features for each, or several for a long one.
+
+    Attributes:
+        features: The rows.
+        owners: Number of the record that each row belongs to, ascending.
+        truncated: How many records were cut at the longest input.
+        notes: What else should be known.
+    """
 
     features: list[Features]
-    truncated: int
+    owners: list[int]
+    truncated: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Objective(ABC):
     """What a head's logits mean."""
+
+    per_token: ClassVar[bool] = False
+    """Whether labels have a column a token."""
 
     @abstractmethod
     def encode(
@@ -45,8 +57,8 @@ class Objective(ABC):
         """Token ids (and `labels`, where the record has a target) of every record."""
 
     @abstractmethod
-    def collate_labels(self, features: Sequence[Features]) -> Tensor:
-        """The labels of a batch as one tensor with a row each."""
+    def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
+        """The labels of a batch as one tensor with a row each; inputs are padded to `width` tokens."""
 
     @abstractmethod
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,8 +69,22 @@ class Objective(ABC):
         """What every row adds to the denominator of the mean loss, shape (rows,), fp32."""
 
     @abstractmethod
-    def decode(self, logits: Tensor) -> list[Prediction]:
-        """One prediction a row."""
+    def decode(self, logits: Tensor, features: Sequence[Features]) -> list[Any]:
+        """What the logits say of each row."""
+
+    @abstractmethod
+    def predictions(
+        self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
+    ) -> list[Prediction]:
+        """One prediction a record, from what was decoded for its rows."""
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        """Refuse a tokenizer that this head cannot work with; most take any.
+
+        Raises:
+            UsageError: With the reason.
+        """
+        return
 
 
 @dataclass(frozen=True)
@@ -93,9 +119,9 @@ class SequenceHead(Objective):
                 if record.target is not None:
                     row["labels"] = self._label_vector(record.target, number)
                 features.append(row)
-        return Encoded(features, truncated)
+        return Encoded(features, list(range(len(features))), truncated)
 
-    def collate_labels(self, features: Sequence[Features]) -> Tensor:
+    def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
         values = [row["labels"] for row in features]
         return torch.tensor(values, dtype=torch.float32 if self.multi_label else torch.long)
 
@@ -118,7 +144,7 @@ class SequenceHead(Objective):
             return torch.tensor(self.weights, device=labels.device)[labels]
         return torch.ones(len(labels), device=labels.device)
 
-    def decode(self, logits: Tensor) -> list[Prediction]:
+    def decode(self, logits: Tensor, features: Sequence[Features]) -> list[Prediction]:
         logits = logits.float()
         probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).tolist()
         predictions = []
@@ -130,6 +156,11 @@ class SequenceHead(Objective):
             else:
                 predictions.append(Prediction(max(scores, key=scores.__getitem__), scores))
         return predictions
+
+    def predictions(
+        self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
+    ) -> list[Prediction]:
+        return list(decoded)
 
     def _label_vector(self, target: Any, number: dict[str, int]) -> Any:
         if not self.multi_label:

@@ -31,7 +31,7 @@ MISTAKES = [
     ("  output_dir: x", "training.output_dir", "ftkit owns this key: say it at the top level"),
     ("  resume_from_checkpoint: x", "training.resume_from_checkpoint", "use ftkit finetune --resume"),
     ("  hub_token: x", "training.hub_token", "no secret enters a recipe"),
-    ("metrics: [acuracy]", "metrics.0", "did you mean 'accuracy'? allowed: accuracy, confusion_matrix"),
+    ("metrics: [acuracy]", "metrics.0", "'acuracy' is not allowed; did you mean 'accuracy'?"),
     ("gates: {accuracy: {minimum: 1}}", "gates.accuracy.minimum", "did you mean 'min'?"),
     ("engine: {precision: fp8}", "engine.precision", "'fp8' is not allowed; allowed: auto, fp32, bf16"),
     ("early_stopping: 3", "early_stopping", "3 is not a mapping; its keys: patience, threshold"),

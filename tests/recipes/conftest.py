@@ -1,4 +1,4 @@
-"""Fixtures of the recipe tests: stand-ins for Hub data sets."""
+"""Fixtures of the recipe tests: stand-ins for the recipes' data."""
 
 from __future__ import annotations
 

@@ -38,6 +38,16 @@ def write(folder: Path, features: datasets.Features, splits: Mapping[str, Rows],
     _add_to_card(folder / "README.md", config or "default", info, files)
 
 
+def write_converted(
+    folder: Path, features: datasets.Features, splits: Mapping[str, Rows], config: str
+) -> None:
+    """Write a configuration as the branch refs/convert/parquet holds it: Parquet files and no card."""
+    for split, rows in splits.items():
+        path = folder / config / split / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        datasets.Dataset.from_dict(dict(rows), features=features).to_parquet(path)
+
+
 def _add_to_card(path: Path, config: str, info: DatasetInfo, files: list[dict[str, str]]) -> None:
     data = DatasetCard.load(path).data if path.is_file() else DatasetCardData()
     DatasetInfosDict({config: info}).to_dataset_card_data(data)

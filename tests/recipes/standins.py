@@ -1,18 +1,20 @@
-"""Stand-ins for the data sets of the shipped recipes.
+"""Stand-ins for the data of the shipped recipes.
 
 Layout, splits, columns, types and label names are those of the Hub, as the data set's card gives them
-(https://huggingface.co/datasets/ID); the rows are made up here.
+(https://huggingface.co/datasets/ID); the rows are made up here. A recipe for the reader's own files is
+known by the name of its first one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Features, Sequence, Value
-from hub_layout import Rows, write
+from hub_layout import Rows, write, write_converted
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,22 @@ class StandIn:
         labels: The label names in the order that the data set declares.
         scored: The split a run is scored on.
         sizes: Rows of each split as ftkit sees them, fractions cut off.
+        notes: What ftkit says of the rows.
+        reads: What a recipe's `data` block names, by key: the folder, or files in it.
+        problem_type: What transformers calls the problem; it has no name for tagged words.
     """
 
     write: Callable[[Path], None]
     labels: tuple[str, ...]
     scored: str
     sizes: dict[str, int]
+    notes: tuple[str, ...] = ()
+    reads: Mapping[str, str] = field(default_factory=lambda: {"dataset_name": "."})
+    problem_type: str | None = "single_label_classification"
+
+    def settings(self, folder: Path) -> list[str]:
+        """What to `--set` so that a recipe reads the stand-in in `folder`."""
+        return [f"data.{key}={folder / name}" for key, name in self.reads.items()]
 
 
 SENTIMENTS = ("negative", "positive")
@@ -196,16 +208,131 @@ def write_glue(folder: Path) -> None:
     write(folder, single, splits, "cola")
 
 
+ENTITIES = {
+    "corporation": "Acme Motors",
+    "creative-work": "The Red Door",
+    "group": "Night Owls",
+    "location": "Port Royal",
+    "person": "Ann Lee",
+    "product": "Zoom 5",
+}
+DISEASES = {"Disease": "spotted fever"}
+
+
+def tagged(*parts: tuple[str, str]) -> tuple[list[str], list[str]]:
+    """Words and their BIO tags from texts and their types; an empty type is no entity."""
+    words, tags = [], []
+    for text, kind in parts:
+        for number, word in enumerate(text.split()):
+            words.append(word)
+            tags.append(f"{'I' if number else 'B'}-{kind}" if kind else "O")
+    return words, tags
+
+
+def _write_tagged(folder: Path, config: str, names: Mapping[str, str]) -> None:
+    """A set of `tokens` and `ner_tags`: the first row has no entity, the second is long."""
+    tags = ["O", *(f"{prefix}-{kind}" for kind in names for prefix in "BI")]
+    features = Features(
+        id=Value("string"), tokens=Sequence(Value("string")), ner_tags=Sequence(ClassLabel(names=tags))
+    )
+    # Last one first, so that the order of the rows is not that of the labels.
+    entities = [(name, kind) for kind, name in reversed(names.items())]
+
+    def rows(count: int, first: int) -> Rows:
+        cycle = itertools.cycle(entities)
+        found = [
+            tagged((f"nothing to see on day {first}", "")),
+            tagged((f"{'on and ' * 40} on day {first} to", ""), next(cycle), ("again", "")),
+            # Two entities side by side and a third one at the end.
+            *(
+                tagged((f"Day {day} :", ""), next(cycle), next(cycle), ("saw", ""), next(cycle))
+                for day in range(first, first + count - 2)
+            ),
+        ]
+        return {
+            "id": [str(number) for number in range(count)],
+            "tokens": [words for words, _ in found],
+            "ner_tags": [word_tags for _, word_tags in found],
+        }
+
+    splits = {"train": rows(40, 0), "validation": rows(12, 40), "test": rows(14, 52)}
+    write_converted(folder, features, splits, config)
+
+
+def write_wnut_17(folder: Path) -> None:
+    """leondz/wnut_17: the Parquet copy of what its script makes."""
+    _write_tagged(folder, "wnut_17", ENTITIES)
+
+
+def write_ncbi_disease(folder: Path) -> None:
+    """ncbi/ncbi_disease: as well."""
+    _write_tagged(folder, "ncbi_disease", DISEASES)
+
+
+PLACES = ("LOC", "ORG", "PER")
+
+
+def write_conll(folder: Path) -> None:
+    """A reader's own files: four columns, two with Windows' line ends, two with tabs."""
+
+    def sentences(count: int, first: int) -> list[list[tuple[str, str]]]:
+        found = [tagged((f"Day {first} was quiet .", ""))]
+        for day in range(first, first + count - 1):
+            found.append(tagged((f"Day {day} :", ""), ("Ann Lee", "PER"), ("left", ""), ("Rome", "LOC"),
+                                ("for", ""), ("Acme Motors", "ORG")))  # fmt: skip
+        return [list(zip(words, tags, strict=True)) for words, tags in found]
+
+    def text(sentences: list[list[tuple[str, str]]], line: str) -> str:
+        return "\n\n".join(
+            "\n".join(line.format(word=word, tag=tag) for word, tag in sentence) for sentence in sentences
+        )
+
+    folder.mkdir(parents=True)
+    train = text(sentences(20, 0), "{word} NN I-NP {tag}")
+    (folder / "train.conll").write_text(f"-DOCSTART- -X- -X- O\n\n{train}\n\n")
+    # The last line is not ended.
+    (folder / "dev.conll").write_text(text(sentences(6, 20), "{word} {tag}"), newline="\r\n")
+    (folder / "test.conll").write_text(text(sentences(8, 26), "{word}\t{tag}") + "\n")
+
+
+def _tagged_standin(
+    write: Callable[[Path], None], labels: tuple[str, ...], sizes: dict[str, int], **others: Any
+) -> StandIn:
+    """Of tagged words: one row of each split has no entity."""
+    notes = tuple(f"{split}: 1 of {rows} rows hold no entity" for split, rows in sizes.items())
+    return StandIn(write, labels, "test", sizes, notes=notes, problem_type=None, **others)
+
+
 STANDINS = {
     "stanfordnlp/sst2": StandIn(
-        write_sst2, SENTIMENTS, "validation", {"train": 40, "validation": 12, "test": 10}
+        write_sst2,
+        SENTIMENTS,
+        "validation",
+        {"train": 40, "validation": 12, "test": 10},
+        notes=("the test rows have no labels: nothing is scored on them",),
     ),
     "fancyzhx/ag_news": StandIn(write_ag_news, TOPICS, "test", {"train": 57, "validation": 3, "test": 16}),
     "legacy-datasets/banking77": StandIn(
         write_banking77, INTENTS, "test", {"train": 139, "validation": 15, "test": 77}
     ),
     "google-research-datasets/go_emotions": StandIn(
-        write_go_emotions, EMOTIONS, "test", {"train": 42, "validation": 14, "test": 14}
+        write_go_emotions,
+        EMOTIONS,
+        "test",
+        {"train": 42, "validation": 14, "test": 14},
+        problem_type="multi_label_classification",
     ),
     "nyu-mll/glue": StandIn(write_glue, JUDGEMENTS, "test", {"train": 40, "validation": 12, "test": 14}),
+    "leondz/wnut_17": _tagged_standin(
+        write_wnut_17, tuple(ENTITIES), {"train": 40, "validation": 12, "test": 14}
+    ),
+    "ncbi/ncbi_disease": _tagged_standin(
+        write_ncbi_disease, tuple(DISEASES), {"train": 40, "validation": 12, "test": 14}
+    ),
+    "train.conll": _tagged_standin(
+        write_conll,
+        PLACES,
+        {"train": 20, "validation": 6, "test": 8},
+        reads={"train_file": "train.conll", "validation_file": "dev.conll", "test_file": "test.conll"},
+    ),
 }

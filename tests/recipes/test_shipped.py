@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from standins import STANDINS
 
 import ftkit
 from ftkit.metrics.base import Headline
-from ftkit.recipe import shipped
+from ftkit.recipe import Recipe, shipped
+from ftkit.tagging import tag_names
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
@@ -24,6 +26,8 @@ MODELS = {
     "google-bert/bert-base-uncased": "bert",
     "distilbert/distilbert-base-uncased": "distilbert",
     "FacebookAI/roberta-base": "roberta",
+    "google-bert/bert-base-cased": "bert",
+    "distilbert/distilbert-base-cased": "distilbert",
 }
 DATA = {
     "stanfordnlp/sst2": "sst2",
@@ -31,7 +35,23 @@ DATA = {
     "legacy-datasets/banking77": "banking77",
     "google-research-datasets/go_emotions": "go_emotions",
     "nyu-mll/glue": None,  # called by its configuration
+    "leondz/wnut_17": "wnut17",
+    "ncbi/ncbi_disease": "ncbi_disease",
+    "train.conll": "conll",
 }
+# What a model's outputs are called, given the labels.
+OUTPUTS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {"classification": tuple, "ner": tag_names}
+
+
+def data_of(recipe: Recipe) -> str:
+    """The id of a recipe's data set, or the name of the file that the reader is to replace."""
+    return recipe.data.dataset_name or Path(recipe.data.train_file).name
+
+
+def command_of(name: str) -> list[str]:
+    """The words of the command in a recipe's header; a backslash goes on with the next line."""
+    _, rest = (FOLDER / f"{name}.yaml").read_text().split("\n#   ", 1)
+    return shlex.split(re.sub(r"\\\n#", "", rest).splitlines()[0])
 
 
 def test_there_are_recipes_and_ftkit_finds_the_same() -> None:
@@ -41,7 +61,7 @@ def test_there_are_recipes_and_ftkit_finds_the_same() -> None:
 
 def test_no_stand_in_is_left_over() -> None:
     recipes = [ftkit.load_recipe(name) for name in NAMES]
-    assert {recipe.data.dataset_name for recipe in recipes} == STANDINS.keys() == DATA.keys()
+    assert {data_of(recipe) for recipe in recipes} == STANDINS.keys() == DATA.keys()
     assert {recipe.model.name_or_path for recipe in recipes} == MODELS.keys()
 
 
@@ -49,13 +69,14 @@ def test_no_stand_in_is_left_over() -> None:
 def test_its_model_and_data_have_a_stand_in(name: str) -> None:
     recipe = ftkit.load_recipe(name)
     assert recipe.model.name_or_path in MODELS, "add the model to MODELS above"
-    assert recipe.data.dataset_name in STANDINS, "add the data set to standins.py"
+    assert data_of(recipe) in STANDINS, "add the data set to standins.py"
+    assert recipe.task.type in OUTPUTS, "add the task to OUTPUTS above"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_name_says_what_it_is(name: str) -> None:
     recipe = ftkit.load_recipe(name)
-    data = DATA[recipe.data.dataset_name] or recipe.data.dataset_config_name
+    data = DATA[data_of(recipe)] or recipe.data.dataset_config_name
     stem = f"{MODELS[recipe.model.name_or_path]}_{recipe.method.type}_{data}"
     assert name == f"{recipe.task.type}/{stem}"
     assert yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["output_dir"] == f"runs/{stem}"
@@ -66,7 +87,28 @@ def test_its_header_is_a_sentence_and_its_command(name: str) -> None:
     first, second, *_ = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert re.fullmatch(r"# [A-Z].{20,105}\.", first)
     assert first == f"# {shipped.summary(name)}"
-    assert second == f"#   ftkit finetune {name}"
+    assert second.startswith("#   ftkit finetune ")
+    assert command_of(name)[:3] == ["ftkit", "finetune", name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_command_reads_the_readers_own_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ftkit.load_recipe(name)
+    _, _, _, *options = command_of(name)
+    overrides = options[1::2]
+    assert options[::2] == ["--set"] * len(overrides)
+    data = STANDINS[data_of(recipe)]
+    named = {override.partition("=")[0].removeprefix("data.") for override in overrides}
+    assert named == data.reads.keys() - {"dataset_name"}, "a set on the Hub needs nothing said"
+
+    # They count from the working directory, not from the recipe.
+    data.write(tmp_path / "my")
+    monkeypatch.chdir(tmp_path)
+    source = ftkit.load_recipe(name, overrides).data
+    for key in named:
+        assert Path(getattr(source, key)) == tmp_path / "my" / data.reads[key]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,14 +116,14 @@ def test_it_runs_end_to_end(
     name: str, tiny: Callable[[str], Path], standin: Callable[[str], Path], tmp_path: Path
 ) -> None:
     shipped_recipe = ftkit.load_recipe(name)
-    data = STANDINS[shipped_recipe.data.dataset_name]
+    data = STANDINS[data_of(shipped_recipe)]
     architecture = MODELS[shipped_recipe.model.name_or_path]
     run = ftkit.finetune(
         name,
         [
             f"model.name_or_path={tiny(architecture)}",
             "model.max_length=32",
-            f"data.dataset_name={standin(shipped_recipe.data.dataset_name)}",
+            *data.settings(standin(data_of(shipped_recipe))),
             "training.max_steps=2",
             "training.per_device_train_batch_size=4",
             f"output_dir={tmp_path / 'run'}",
@@ -92,10 +134,7 @@ def test_it_runs_end_to_end(
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["labels"] == list(data.labels)
     assert {split: part["rows"] for split, part in manifest["data"].items()} == data.sizes
-    hidden = data.scored != "test" and "test" in data.sizes
-    assert manifest["notes"] == (
-        ["the test rows have no labels: nothing is scored on them"] if hidden else []
-    )
+    assert manifest["notes"] == list(data.notes)
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["split"] == data.scored
@@ -104,13 +143,13 @@ def test_it_runs_end_to_end(
     assert list(metrics["metrics"]) == headlines
     assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
 
-    # The label names go along with the model: in its configuration, or beside the adapters.
+    # The names of its outputs go along with the model: in its configuration, or beside the adapters.
     adapters = shipped_recipe.method.adapters
     model = json.loads(
         (tmp_path / "run" / "model" / ("head.json" if adapters else "config.json")).read_text()
     )
-    assert [model["id2label"][str(number)] for number in range(len(data.labels))] == list(data.labels)
-    several = shipped_recipe.task.multi_label
-    assert model["problem_type"] == ("multi" if several else "single") + "_label_classification"
+    outputs = OUTPUTS[shipped_recipe.task.type](data.labels)
+    assert model["id2label"] == {str(number): name for number, name in enumerate(outputs)}
+    assert model.get("problem_type") == data.problem_type
     if not adapters:
         assert model["model_type"] == architecture

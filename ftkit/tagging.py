@@ -1,0 +1,158 @@
+"""Word tags and the entities they stand for, in the schemes that corpora come in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+OUTSIDE = "O"
+Chunk = tuple[int, int, str]
+"""First word, last word (exclusive) and type of an entity."""
+
+_PREFIXED = re.compile(r"([A-Za-z])-(.+)", re.DOTALL)
+# BILOU's last and unit, and the middle of BMES, under the letters of BIOES.
+_LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the tags of a corpus are written.
+
+    Attributes:
+        name: BIO, IOB1, IO, BIOES, BILOU or plain (types without prefixes).
+        about: What a reader of the corpus should know about it; may be empty.
+    """
+
+    name: str
+    about: str = ""
+
+
+PLAIN = Scheme("plain", "tags have no prefixes: neighbouring words of one type are taken for one entity")
+_IO = Scheme("IO", "tags are IO (no B-): neighbouring entities of one type are taken for one")
+_IOB1 = Scheme("IOB1", "tags are IOB1 (B- only between neighbours of one type)")
+
+
+def split_tag(tag: str, scheme: Scheme | None = None) -> tuple[str, str]:
+    """Prefix letter (of BIOES) and type of a tag.
+
+    Raises:
+        ValueError: The prefix is none that a scheme knows.
+
+    >>> split_tag("B-PER"), split_tag("U-LOC"), split_tag("O"), split_tag("person", PLAIN)
+    (('B', 'PER'), ('S', 'LOC'), ('O', ''), ('I', 'person'))
+    """
+    if tag == OUTSIDE:
+        return OUTSIDE, ""
+    if scheme == PLAIN:
+        return "I", tag
+    match = _PREFIXED.fullmatch(tag)
+    if match is None:
+        raise ValueError(f"the tag {tag!r} has no prefix such as B- or I-")
+    if match[1] not in _LETTERS:
+        raise ValueError(f"the tag {tag!r} has the unknown prefix {match[1]}-")
+    return _LETTERS[match[1]], match[2]
+
+
+def find_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
+    """The scheme that a corpus is written in.
+
+    Raises:
+        ValueError: Two schemes are mixed.
+
+    >>> find_scheme([["I-PER", "O"], ["I-PER", "B-PER"]]).name
+    'IOB1'
+    >>> find_scheme([["B-PER", "E-PER", "O", "S-LOC"]]).name
+    'BIOES'
+    """
+    letters: set[str] = set()
+    plain: str | None = None
+    opened_by_inside = opened_by_begin = False
+    for tags in sentences:
+        before = OUTSIDE
+        for tag in tags:
+            match = _PREFIXED.fullmatch(tag)
+            if match is None:
+                plain = plain or (tag if tag != OUTSIDE else None)
+            else:
+                letters.add(match[1])
+                inside_same = before != OUTSIDE and before[1:] == tag[1:]
+                opened_by_inside |= match[1] == "I" and not inside_same
+                opened_by_begin |= match[1] == "B" and not inside_same
+            before = tag
+    if not letters & set(_LETTERS):
+        return PLAIN if plain else Scheme("BIO")
+    if plain is not None:
+        raise ValueError(f"tags with and without prefixes are mixed: {plain!r} has none")
+    if letters & {"E", "S"} and letters & {"L", "U"}:
+        raise ValueError("the schemes BIOES (E-, S-) and BILOU (L-, U-) are mixed")
+    if letters & {"E", "S"}:
+        return Scheme("BIOES")
+    if letters & {"L", "U"}:
+        return Scheme("BILOU")
+    if "B" not in letters:
+        return _IO
+    return _IOB1 if opened_by_inside and not opened_by_begin else Scheme("BIO")
+
+
+def chunks(tags: Sequence[str], scheme: Scheme | None = None) -> list[Chunk]:
+    """The entities that tags stand for, read as the CoNLL evaluation reads them.
+
+    An entity ends before O, before a `B-` or `S-`, after an `E-` or `S-`, and where the type
+    changes; whatever tag comes next begins another one. So an `I-` after O begins an entity: BIO,
+    IOB1, IO and BIOES are all read by this one rule (Tjong Kim Sang and Buchholz, 2000).
+
+    >>> chunks(["B-PER", "I-PER", "B-PER", "O", "I-LOC"])
+    [(0, 2, 'PER'), (2, 3, 'PER'), (4, 5, 'LOC')]
+    """
+    found: list[Chunk] = []
+    start, kind, ended = 0, "", True
+    for number, tag in enumerate([*tags, OUTSIDE]):
+        prefix, name = split_tag(tag, scheme)
+        if kind and (ended or prefix in "BSO" or name != kind):
+            found.append((start, number, kind))
+            kind = ""
+        if prefix != OUTSIDE and not kind:
+            start, kind = number, name
+        ended = prefix in "ES"
+    return found
+
+
+def bio_tags(entities: Iterable[Chunk], words: int) -> tuple[str, ...]:
+    """BIO tags of entities.
+
+    >>> bio_tags([(1, 3, "PER")], 4)
+    ('O', 'B-PER', 'I-PER', 'O')
+    """
+    tags = [OUTSIDE] * words
+    for start, end, kind in entities:
+        tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    return tuple(tags)
+
+
+def illegal_transitions(tags: Sequence[str], scheme: Scheme) -> Iterator[int]:
+    """Numbers of the words whose tag may not follow the one before it.
+
+    >>> list(illegal_transitions(["O", "I-PER", "I-LOC", "B-LOC", "I-LOC"], Scheme("BIO")))
+    [1, 2]
+    """
+    if scheme.name not in {"BIO", "BIOES", "BILOU"}:
+        return
+    ends = scheme.name != "BIO"
+    before, kind_before = OUTSIDE, ""
+    for number, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind = split_tag(tag)
+        continues = prefix in "IE" and prefix != OUTSIDE
+        opened = before in "BI"
+        if (continues and not (opened and kind == kind_before)) or (ends and opened and not continues):
+            yield min(number, len(tags) - 1)
+        before, kind_before = prefix, kind
+
+
+def tag_names(types: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a model: O, then B- and I- of every type.
+
+    >>> tag_names(["LOC", "PER"])
+    ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+    """
+    return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))

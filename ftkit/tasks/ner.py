@@ -1,0 +1,471 @@
+"""Named entities: spans of a text and their types."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field as Limits
+from pydantic import field_validator
+
+from ftkit.errors import InputError
+from ftkit.records import Entities, Prediction, Record, Span
+from ftkit.tagging import (
+    PLAIN,
+    Scheme,
+    bio_tags,
+    chunks,
+    find_scheme,
+    illegal_transitions,
+    split_tag,
+    tag_names,
+)
+from ftkit.tasks.base import Field, Task
+
+if TYPE_CHECKING:
+    from ftkit.training.heads import Objective
+    from ftkit.training.setup import Head
+
+_FEW = 10
+_MOST_SHOWN = 12
+
+
+class Ner(Task):
+    """Find the named entities of a text: where they stand and of what type they are."""
+
+    type: Literal["ner"] = "ner"
+    labels: list[Annotated[str, Limits(min_length=1)]] | None = None
+    """Entity types in the model's order; by default those of the training data, sorted."""
+    tag_names: list[str] | None = None
+    """Names of the tags, where the data writes them as numbers, such as `[O, B-PER, I-PER]`."""
+    scheme: Literal["auto", "plain"] = "auto"
+    """How tags are read: `auto` knows BIO, IOB1, IO, BIOES and BILOU; `plain` takes a whole tag
+    for a type, even one that looks prefixed."""
+    word_pattern: Annotated[str, Limits(min_length=1)] = r"\w+|[^\w\s]"
+    """What a word is in raw text, as a regular expression; data with tokens keeps its own."""
+    stride: Annotated[int, Limits(ge=0)] | None = None
+    """Tokens that neighbouring windows of a long text share; by default a quarter of a window."""
+    constrained: bool = False
+    """Whether predicted tags are the likeliest sequence without an `I-` where none may stand."""
+
+    fields: ClassVar[Mapping[str, Field]] = {
+        "token": Field(("token", "tokens", "words"), required=False),
+        "tag": Field(("tag", "ner_tags", "tags", "labels"), required=False),
+        "text": Field(("text", "sentence"), required=False),
+        "entities": Field(("entities", "spans", "label"), required=False),
+    }
+    answer_fields: ClassVar[tuple[str, ...]] = ("tag", "entities")
+    tags_words: ClassVar[bool] = True
+    pipeline: ClassVar[str] = "token-classification"
+
+    @field_validator("word_pattern")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            pattern = re.compile(value)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        if pattern.match(""):
+            raise ValueError("matches the empty string: every word must have a character")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        if twice := [name for name, times in Counter(value or ()).items() if times > 1]:
+            raise ValueError(f"{twice[0]!r} stands twice")
+        return value
+
+    @property
+    def answer(self) -> str:
+        return "entities"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["entity_f1", "entity_precision", "entity_recall", "per_entity", "entity_errors"]
+
+    # Reading ----------------------------------------------------------------------------
+
+    def columns(self, found: Sequence[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        chosen = super().columns(found, given, where)
+        if "token" in chosen:
+            # A set may hold both forms; tokens with tags say more about words than raw text.
+            unwanted = {"text", "entities"} if "tag" in chosen or "text" not in chosen else {"token"}
+            return {field: column for field, column in chosen.items() if field not in unwanted}
+        if "text" not in chosen:
+            raise InputError(
+                "there is no column of tokens or of text",
+                where=where,
+                hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{token: COLUMN}}, "
+                "or {text: COLUMN, entities: COLUMN}",
+            )
+        chosen.pop("tag", None)
+        return chosen
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        if "token" in values:
+            return self._of_tokens(values, where)
+        text = _text(values.get("text"), where)
+        words = tuple(match.span() for match in re.finditer(self.word_pattern, text))
+        if not words:
+            raise InputError("the text holds no word", where=where, hint="remove the row or fill it in")
+        spans = values.get("entities")
+        return Record(
+            text, where=where, words=words, target=None if spans is None else _spans(spans, text, where)
+        )
+
+    def _of_tokens(self, values: Mapping[str, Any], where: str) -> Record:
+        tokens = _list(values["token"], "tokens", where)
+        for number, token in enumerate(tokens, 1):
+            if not isinstance(token, str) or not token.strip():
+                what = "is empty" if token in (None, "") or isinstance(token, str) else f"is {token!r}"
+                raise InputError(f"token {number} of {len(tokens)} {what}", where=where, hint=_WORD_HINT)
+        words, start = [], 0
+        for token in tokens:
+            words.append((start, start + len(token)))
+            start += len(token) + 1
+        tags = values.get("tag")
+        target = None if tags is None else self._raw_tags(tags, tokens, where)
+        return Record(_text(" ".join(tokens), where), where=where, words=tuple(words), target=target)
+
+    def _raw_tags(self, tags: Any, tokens: Sequence[str], where: str) -> tuple[str, ...]:
+        tags = _list(tags, "tags", where)
+        if len(tags) != len(tokens):
+            raise InputError(
+                f"{len(tokens)} tokens but {len(tags)} tags", where=where, hint="each token needs a tag"
+            )
+        return tuple(
+            self._raw_tag(tag, f"{where}, word {n} ({tokens[n - 1]!r:.40})") for n, tag in enumerate(tags, 1)
+        )
+
+    def _raw_tag(self, tag: Any, where: str) -> str:
+        if isinstance(tag, str) and tag.strip() and not (self.tag_names and tag.isdecimal()):
+            return tag.strip()
+        number = int(tag) if isinstance(tag, str) and tag.isdecimal() else tag
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise InputError(f"the tag is {tag!r}, not a name or a number", where=where)
+        if self.tag_names is None:
+            raise InputError(
+                f"the tag is the number {number}", where=where,
+                hint="name the tags with task.tag_names, such as [O, B-PER, I-PER]",
+            )  # fmt: skip
+        if not 0 <= number < len(self.tag_names):
+            raise InputError(
+                f"the tag is the number {number}, but task.tag_names has {len(self.tag_names)} names",
+                where=where,
+            )
+        return self.tag_names[number]
+
+    # Labels -----------------------------------------------------------------------------
+
+    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
+        if self.labels:
+            return tuple(self.labels)
+        raw = list(self._types(train))
+        names = declared or self.tag_names or ()
+        known = [name for name in names if name != "O"]
+        order = dict.fromkeys(kind for name in known for kind in self._types_of((name,), raw))
+        types = tuple(order) or tuple(sorted(set(raw)))
+        if not types:
+            raise InputError(
+                "no training row holds an entity: there is nothing to learn",
+                where=train[0].where.rpartition(":")[0] if train else "",
+            )
+        return types
+
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        tagged = [record for record in records if _tags(record) is not None]
+        scheme = self._scheme(tagged)
+        settled = [self._settled(record, labels, scheme) for record in records]
+        notes = [scheme.about] if scheme.about else []
+        illegal = [
+            (record, number)
+            for record in tagged
+            for number in illegal_transitions(_tags(record) or (), scheme)
+        ]
+        if illegal:
+            record, number = illegal[0]
+            start, end = record.words[number]
+            notes.append(
+                f"{len(illegal)} tags may not follow the one before them in {scheme.name} (first: "
+                f"{record.where}, word {number + 1}, {record.text[start:end]!r} "
+                f"{(_tags(record) or ())[number]}); they are read as the beginning of an entity"
+            )
+        if empty := sum(1 for r in settled if isinstance(r.target, Entities) and not r.target.spans):
+            notes.append(f"{empty} of {len(settled)} rows hold no entity")
+        if uneven := sum(_uneven(record) for record in settled):
+            notes.append(
+                f"{uneven} entities begin or end inside a word; the words they touch are tagged, and scored"
+            )
+        return settled, notes
+
+    def _scheme(self, records: Sequence[Record]) -> Scheme:
+        """The scheme of a split; what cannot be read is named with its row."""
+        if self.scheme == "plain":
+            return PLAIN
+        try:
+            scheme = find_scheme(_tags(record) or () for record in records)
+        except ValueError as error:
+            raise InputError(str(error), where=self._odd_place(records), hint=_SCHEME_HINT) from None
+        for record in records:
+            for number, tag in enumerate(_tags(record) or (), 1):
+                try:
+                    split_tag(tag, scheme)
+                except ValueError as error:
+                    where = f"{record.where}, word {number}"
+                    raise InputError(str(error), where=where, hint=_SCHEME_HINT) from None
+        return scheme
+
+    def _odd_place(self, records: Sequence[Record]) -> str:
+        """The first row whose tags do not go with those before it."""
+        for number in range(1, len(records) + 1):
+            try:
+                find_scheme(_tags(record) or () for record in records[:number])
+            except ValueError:
+                return records[number - 1].where
+        return ""
+
+    def _settled(self, record: Record, labels: Sequence[str], scheme: Scheme) -> Record:
+        if record.target is None:
+            return record
+        tags = _tags(record)
+        if tags is None:
+            spans = cast("tuple[Span, ...]", record.target)
+            for span in spans:
+                self._refuse_unseen(
+                    span.label, labels, f"{record.where}, {record.text[span.start : span.end]!r:.40}"
+                )
+            found = _words_touched(spans, record.words)
+        else:
+            found = chunks(tags, scheme)
+            for start, _, kind in found:
+                self._refuse_unseen(kind, labels, f"{record.where}, word {start + 1} ({tags[start]})")
+            spans = spans_of(found, record.words)
+        target = Entities(spans, bio_tags(found, len(record.words)), record.text, record.words)
+        return replace(record, target=target)
+
+    def _refuse_unseen(self, kind: str, labels: Sequence[str], where: str) -> None:
+        if kind in labels:
+            return
+        close = get_close_matches(kind, labels, n=1)
+        shown = ", ".join(labels[:_MOST_SHOWN]) + (", ..." if len(labels) > _MOST_SHOWN else "")
+        source = "that task.labels names" if self.labels else "of the training data"
+        raise InputError(
+            f"the entity type {kind!r} is not among the {len(labels)} {source}"
+            + (f"; did you mean {close[0]!r}?" if close else ""),
+            where=where,
+            hint=f"types: {shown}",
+        )
+
+    def _types(self, records: Sequence[Record]) -> Iterator[str]:
+        scheme = self._scheme([record for record in records if _tags(record) is not None])
+        for record in records:
+            tags = _tags(record)
+            if tags is not None:
+                yield from (kind for tag in tags if (kind := split_tag(tag, scheme)[1]))
+            elif record.target is not None:
+                yield from (span.label for span in cast("tuple[Span, ...]", record.target))
+
+    def _types_of(self, names: Sequence[str], raw: Sequence[str]) -> Iterator[str]:
+        """The type in a declared tag name, which may itself be a type."""
+        for name in names:
+            yield name if name in raw or self.scheme == "plain" else name.partition("-")[2] or name
+
+    def labels_of(self, record: Record) -> tuple[str, ...]:
+        return (
+            tuple(span.label for span in record.target.spans) if isinstance(record.target, Entities) else ()
+        )
+
+    def stratum(self, record: Record) -> str:
+        return "|".join(sorted(set(self.labels_of(record))))
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        yield from super().notes(train, labels)
+        times = Counter(name for record in train for name in self.labels_of(record))
+        if few := [f"{name} {times[name]}" for name in labels if 0 < times[name] < _FEW]:
+            yield f"fewer than {_FEW} training examples: {', '.join(few)}"
+
+    # The model --------------------------------------------------------------------------
+
+    def head(self, labels: Sequence[str]) -> Head:
+        from ftkit.training.setup import Head
+
+        tags = tag_names(labels)
+        return Head(
+            auto_class="AutoModelForTokenClassification",
+            config={
+                "num_labels": len(tags),
+                "id2label": dict(enumerate(tags)),
+                "label2id": {name: number for number, name in enumerate(tags)},
+            },
+        )
+
+    def objective(
+        self, labels: Sequence[str], train: Sequence[Record], *, label_smoothing: float
+    ) -> Objective:
+        from ftkit.training.token_head import TokenHead
+
+        return TokenHead(
+            tags=tag_names(labels),
+            stride=self.stride,
+            constrained=self.constrained,
+            label_smoothing=label_smoothing,
+        )
+
+    # Results ----------------------------------------------------------------------------
+
+    def answer_json(self, value: Any, record: Record) -> Any:
+        return None if value is None else [_span_json(span, record) for span in value.spans]
+
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        return {"entities": self.answer_json(prediction.value, record)}
+
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        assert isinstance(prediction.value, Entities)
+        found = [
+            f"  {span.label}  {record.text[span.start : span.end]}  ({span.start}-{span.end}"
+            + (f", {span.score:.3f})" if span.score is not None else ")")
+            for span in prediction.value.spans
+        ]
+        return "\n".join([record.text, *(found or ["  (no entities)"])])
+
+    def word_tags(self, prediction: Prediction) -> Sequence[str]:
+        """Legal BIO: an entity that was read from a stray I- begins with B-."""
+        assert isinstance(prediction.value, Entities)
+        return bio_tags(chunks(prediction.value.tags), len(prediction.value.tags))
+
+    def pipeline_options(self) -> dict[str, Any]:
+        return {"aggregation_strategy": "first"}
+
+
+_WORD_HINT = "every token has at least one character that is no white space"
+_SCHEME_HINT = (
+    "tags are O, or a prefix (B-, I-; E-, S-; L-, U-) and a type, or in all rows a bare type; "
+    "task.scheme: plain takes whole tags for types"
+)
+
+
+def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+    """Entities by words as spans of characters.
+
+    >>> spans_of([(1, 3, "PER")], [(0, 3), (4, 7), (8, 12)])
+    (Span(start=4, end=12, label='PER', score=None),)
+    """
+    return tuple(Span(words[start][0], words[end - 1][1], kind) for start, end, kind in found)
+
+
+def _words_touched(spans: Sequence[Span], words: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:
+    """The words that each span overlaps; a span without a word has none, and two share none."""
+    found = []
+    taken = 0
+    for span in spans:
+        inside = [
+            n for n, (start, end) in enumerate(words) if start < span.end and end > span.start and n >= taken
+        ]
+        if inside:
+            found.append((inside[0], inside[-1] + 1, span.label))
+            taken = inside[-1] + 1
+    return found
+
+
+def _uneven(record: Record) -> int:
+    """How many entities do not begin and end with a word."""
+    if not isinstance(record.target, Entities):
+        return 0
+    starts, ends = {start for start, _ in record.words}, {end for _, end in record.words}
+    return sum(span.start not in starts or span.end not in ends for span in record.target.spans)
+
+
+def _tags(record: Record) -> tuple[str, ...] | None:
+    """The tags of a record as read; `None` where it has spans or no answer."""
+    target = record.target
+    if not isinstance(target, tuple) or (target and not isinstance(target[0], str)):
+        return None
+    return target if target else None
+
+
+def _list(value: Any, what: str, where: str) -> list[Any]:
+    if isinstance(value, (list, tuple)) and value:
+        return list(value)
+    raise InputError(
+        f"the {what} are {value!r:.80}, not a list" if value not in ([], ()) else f"the row has no {what}",
+        where=where,
+        hint='a row holds lists, such as {"tokens": ["Paris", "fell"], "ner_tags": ["B-LOC", "O"]}',
+    )
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        what = (
+            "missing (null)"
+            if value is None
+            else "empty"
+            if isinstance(value, str)
+            else f"{value!r:.80}, no string"
+        )
+        raise InputError(f"the text is {what}", where=where, hint="remove the row or fill it in")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(value[error.start]):04X}"
+        raise InputError(f"the text holds half a character (the surrogate {half})", where=where) from None
+    return value
+
+
+def _spans(value: Any, text: str, where: str) -> Any:
+    """Character spans as annotation tools write them: objects, or [start, end, label]."""
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"the entities are {value!r:.80}, not a list", where=where, hint=_SPAN_HINT)
+    spans = sorted((_span(one, text, where) for one in value), key=lambda span: (span.start, span.end))
+    for left, right in pairwise(spans):
+        if right.start < left.end:
+            raise InputError(
+                f"the entities {text[left.start : left.end]!r:.40} ({left.start}-{left.end}) and "
+                f"{text[right.start : right.end]!r:.40} ({right.start}-{right.end}) overlap",
+                where=where,
+                hint="a word has one tag: keep one of them",
+            )
+    return tuple(spans)
+
+
+def _span(value: Any, text: str, where: str) -> Span:
+    if isinstance(value, Mapping):
+        parts = [value.get("start"), value.get("end"), value.get("label", value.get("type"))]
+    else:
+        parts = list(value) if isinstance(value, (list, tuple)) else []
+    match parts:
+        case [int(start), int(end), str(label)] if label.strip():
+            pass
+        case _:
+            raise InputError(f"the entity {value!r:.80} is no span", where=where, hint=_SPAN_HINT)
+    if not 0 <= start < end <= len(text):
+        raise InputError(
+            f"the entity {start}-{end} ({label}) is empty or lies beyond the text's {len(text)} characters",
+            where=where,
+            hint="start counts from 0, end is exclusive, both in characters",
+        )
+    inside = text[start:end]
+    if not inside.strip():
+        raise InputError(f"the entity {start}-{end} ({label}) holds white space only", where=where)
+    return Span(
+        start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), label.strip()
+    )
+
+
+_SPAN_HINT = 'entities are objects such as {"start": 0, "end": 5, "label": "PER"}, or [0, 5, "PER"]'
+
+
+def _span_json(span: Span, record: Record) -> dict[str, Any]:
+    score = {} if span.score is None else {"score": round(span.score, 6)}
+    return {
+        "start": span.start,
+        "end": span.end,
+        "label": span.label,
+        "text": record.text[span.start : span.end],
+        **score,
+    }
