@@ -36,8 +36,9 @@ def load_records(
     names = data.split_names()
     if labels is None and "train" not in names:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
+    notes: list[str] = []
     splits = {
-        split: _read(data, task, split, limit, must_answer=labels is None and split == "train")
+        split: _read(data, task, split, limit, notes, must_answer=labels is None and split == "train")
         for split in names
     }
     for records in splits.values():
@@ -46,7 +47,6 @@ def load_records(
         if not labelled(splits["train"]):
             raise InputError("no training row has a label", where=splits["train"][0].where)
         labels = task.find_labels(splits["train"], _declared(data, task))
-    notes: list[str] = []
     for split, records in splits.items():
         splits[split], found = task.settle(records, labels)
         notes += [f"{split}: {note}" for note in found]
@@ -59,8 +59,14 @@ def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[R
     return [replace(record, target=None) for record in _records(rows, data, task, answers=False)]
 
 
-def _read(data: DataSource, task: Task, split: str, limit: int | None, *, must_answer: bool) -> list[Record]:
-    records = list(_records(islice(data.rows(split), limit), data, task, must_answer=must_answer))
+def _read(
+    data: DataSource, task: Task, split: str, limit: int | None, notes: list[str], *, must_answer: bool
+) -> list[Record]:
+    blank: list[str] = []
+    rows = islice(data.rows(split), limit)
+    records = list(_records(rows, data, task, blank, must_answer=must_answer))
+    if blank:
+        notes.append(f"{split}: {len(blank)} rows hold nothing and are left out (first: {blank[0]})")
     if not records:
         files = ", ".join(map(str, data.files(split))) if not data.dataset_name else data.dataset_name
         raise InputError(f"the {split} split has no rows", where=files)
@@ -68,15 +74,23 @@ def _read(data: DataSource, task: Task, split: str, limit: int | None, *, must_a
 
 
 def _records(
-    rows: Iterator[Row], data: DataSource, task: Task, *, answers: bool = True, must_answer: bool = False
+    rows: Iterator[Row],
+    data: DataSource,
+    task: Task,
+    blank: list[str] | None = None,
+    *,
+    answers: bool = True,
+    must_answer: bool = False,
 ) -> Iterator[Record]:
+    """Records in order; the places of blank rows go to `blank`, or such a row is an error."""
     first = next(rows, None)
     if first is None:
         return
     where, values = first
-    columns = task.columns(list(values), data.columns, where)
-    if not answers:
-        columns = {field: column for field, column in columns.items() if field not in task.answer_fields}
+    ignored = () if answers else task.answer_fields
+    given = {field: column for field, column in data.columns.items() if field not in ignored}
+    columns = task.columns(list(values), given, where)
+    columns = {field: column for field, column in columns.items() if field not in ignored}
     _refuse_columns(columns, task, list(values), where, must_answer=must_answer)
     for where, values in chain([first], rows):
         try:
@@ -87,7 +101,10 @@ def _records(
                 where=where,
                 hint=f"it has: {', '.join(map(str, values))}",
             ) from None
-        yield task.read(fields, where)
+        if blank is not None and task.blank(fields):
+            blank.append(where)
+        else:
+            yield task.read(fields, where)
 
 
 def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
@@ -165,4 +182,6 @@ def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -
         shared = [r for r in splits.get(split, ()) if (r.text, r.text_pair) in texts]
         if shared:
             where = shared[0].where
-            yield f"{len(shared)} {split} rows are also training rows (first: {where}): scores are too high"
+            many = "1 {split} row is" if len(shared) == 1 else "{n} {split} rows are"
+            also = many.format(n=len(shared), split=split)
+            yield f"{also} also in the training data (first: {where}): scores are too high"

@@ -35,8 +35,10 @@ def make_estimator(
     head = recipe.task.head(labels)
 
     def load() -> Loaded:
-        family_of(recipe, loading.load_config(located, source).to_dict())
-        return loading.load(located, source, head)
+        family = family_of(recipe, loading.load_config(located, source).to_dict())
+        loaded = loading.load(located, source, head)
+        family.complete(loaded)
+        return loaded
 
     def objective(train: Sequence[Record]) -> Any:
         smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)

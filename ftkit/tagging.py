@@ -11,6 +11,8 @@ Chunk = tuple[int, int, str]
 """First word, last word (exclusive) and type of an entity."""
 
 _PREFIXED = re.compile(r"([A-Za-z])-(.+)", re.DOTALL)
+# What looks like a prefix and is none: B, B_PER, PER-B, b-per.
+_NEARLY = re.compile(r"[BIESLUMO]([^A-Za-z0-9].*)?|.+[-_/][BIESLU]", re.DOTALL | re.IGNORECASE)
 # BILOU's last and unit, and the middle of BMES, under the letters of BIOES.
 _LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
 
@@ -51,14 +53,14 @@ def split_tag(tag: str, scheme: Scheme | None = None) -> tuple[str, str]:
         raise ValueError(f"the tag {tag!r} has no prefix such as B- or I-")
     if match[1] not in _LETTERS:
         raise ValueError(f"the tag {tag!r} has the unknown prefix {match[1]}-")
-    return _LETTERS[match[1]], match[2]
+    return _LETTERS[match[1]], match[2].strip()
 
 
 def find_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
     """The scheme that a corpus is written in.
 
     Raises:
-        ValueError: Two schemes are mixed.
+        ValueError: Two schemes are mixed, or tags look prefixed and are not.
 
     >>> find_scheme([["I-PER", "O"], ["I-PER", "B-PER"]]).name
     'IOB1'
@@ -67,6 +69,7 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
     """
     letters: set[str] = set()
     plain: str | None = None
+    nearly: str | None = None
     opened_by_inside = opened_by_begin = False
     for tags in sentences:
         before = OUTSIDE
@@ -74,12 +77,15 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
             match = _PREFIXED.fullmatch(tag)
             if match is None:
                 plain = plain or (tag if tag != OUTSIDE else None)
+                nearly = nearly or (tag if tag != OUTSIDE and _NEARLY.fullmatch(tag) else None)
             else:
                 letters.add(match[1])
                 inside_same = before != OUTSIDE and before[1:] == tag[1:]
                 opened_by_inside |= match[1] == "I" and not inside_same
                 opened_by_begin |= match[1] == "B" and not inside_same
             before = tag
+    if nearly and not letters & set(_LETTERS):
+        raise ValueError(f"the tag {nearly!r} looks as if it had a prefix, which is written B- or I-")
     if not letters & set(_LETTERS):
         return PLAIN if plain else Scheme("BIO")
     if plain is not None:
@@ -131,22 +137,25 @@ def bio_tags(entities: Iterable[Chunk], words: int) -> tuple[str, ...]:
 
 
 def illegal_transitions(tags: Sequence[str], scheme: Scheme) -> Iterator[int]:
-    """Numbers of the words whose tag may not follow the one before it.
+    """Numbers of the words whose tag may not stand there: nothing to go on with, or never ended.
 
     >>> list(illegal_transitions(["O", "I-PER", "I-LOC", "B-LOC", "I-LOC"], Scheme("BIO")))
     [1, 2]
     """
     if scheme.name not in {"BIO", "BIOES", "BILOU"}:
         return
-    ends = scheme.name != "BIO"
+    must_end = scheme.name != "BIO"
     before, kind_before = OUTSIDE, ""
+    found: list[int] = []
     for number, tag in enumerate([*tags, OUTSIDE]):
         prefix, kind = split_tag(tag)
-        continues = prefix in "IE" and prefix != OUTSIDE
-        opened = before in "BI"
-        if (continues and not (opened and kind == kind_before)) or (ends and opened and not continues):
-            yield min(number, len(tags) - 1)
+        goes_on = prefix in "IE" and before in "BI" and kind == kind_before
+        if must_end and before in "BI" and not goes_on:
+            found.append(number - 1)
+        if prefix in "IE" and not goes_on:
+            found.append(number)
         before, kind_before = prefix, kind
+    yield from sorted(set(found))
 
 
 def tag_names(types: Sequence[str]) -> tuple[str, ...]:

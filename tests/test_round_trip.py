@@ -15,7 +15,7 @@ from transformers import pipeline
 
 import ftkit
 
-ARCHITECTURES = ["bert", "distilbert", "modernbert", "deberta-v2"]
+ARCHITECTURES = ["bert", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama", "t5"]
 
 
 def saved(run: ftkit.Run) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ftkit.cli import app, console, options
 
 
@@ -21,4 +23,5 @@ def check(
         console.emit_json(report)
     else:
         console.emit("\n".join(f"{name}: {value}" for name, value in report.items()))
-    console.hint(f"Next: ftkit finetune {recipe}")
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in set_ or ())
+    console.hint(f"Next: ftkit finetune {recipe}{overrides}")

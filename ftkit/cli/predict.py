@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import StrEnum
 from itertools import islice
@@ -94,5 +95,6 @@ def _print(answers: list[dict[str, Any]], *, as_object: bool) -> None:
 def _conll(task: Task, record: Record, prediction: Prediction) -> str:
     """A word and its tag a line."""
     tags = task.word_tags(prediction)
-    words = (record.text[start:end] for start, end in record.words)
+    # A line end or a tab inside a word would make two words of it.
+    words = (re.sub(r"[\t\r\n]", " ", record.text[start:end]) for start, end in record.words)
     return "\n".join(f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True))

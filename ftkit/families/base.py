@@ -8,9 +8,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftkit.component import Component
+
+if TYPE_CHECKING:
+    from ftkit.training.setup import Loaded
 
 
 class Family(Component):
@@ -23,6 +26,11 @@ class Family(Component):
     @abstractmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:
         """Whether a model with this config.json belongs to the family."""
+
+    @classmethod
+    def complete(cls, loaded: Loaded) -> None:
+        """Supply what checkpoints of this family leave out, in the model and in the tokenizer."""
+        return
 
 
 @cache

@@ -179,10 +179,11 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
     for number, metric in enumerate(recipe.metrics):
         if answer not in metric.answers:
             fit = ", ".join(name for name, kind in discover(Metric).items() if answer in kind.answers)
-            scores = " or a ".join(metric.answers)
+            scores = " or ".join(map(_with_article, metric.answers))
             problem(
                 ("metrics", number),
-                f"{metric.name()} scores a {scores}, the task predicts a {answer}; these fit: {fit}",
+                f"{metric.name()} scores {scores}, the task predicts {_with_article(answer)}; "
+                f"these fit: {fit}",
             )
         if metric.name() in computed[:number]:
             problem(("metrics", number), f"{metric.name()} stands twice")
@@ -201,3 +202,7 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
     if not recipe.method.trains and recipe.arguments:
         problem(("training",), f"method {recipe.method.type} does not train")
     return problems
+
+
+def _with_article(answer: str) -> str:
+    return answer if answer.endswith("s") else f"a {answer}"

@@ -75,6 +75,7 @@ def snippet(run: Run) -> str:
             f"model = {auto_class}.from_pretrained(base{revision}, ignore_mismatched_sizes=True, **head)",
             'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
             'tokenizer = AutoTokenizer.from_pretrained("model")',
+            "model.config.pad_token_id = tokenizer.pad_token_id",
             f"predict = pipeline({made})",
             call,
         ]

@@ -54,6 +54,10 @@ class Task(Component):
             InputError: A value is empty or of the wrong kind, with the row.
         """
 
+    def blank(self, values: Mapping[str, Any]) -> bool:
+        """Whether a row of a data set holds nothing at all, and is left out."""
+        return False
+
     @abstractmethod
     def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
         """The label names in the model's order.
@@ -143,18 +147,22 @@ class Task(Component):
         chosen = {}
         for field, spec in self.fields.items():
             if field in given:
-                column = given[field]
-                if isinstance(column, int) and column < 0:
-                    column += sum(isinstance(name, int) for name in found)
-                names = [column]
+                names = [numbered(given[field], found)]
             else:
                 names = list(spec.aliases)
             present = [name for name in names if name in found]
             if present:
                 chosen[field] = present[0]
             elif field in given or (spec.required and field not in self.answer_fields):
-                raise _missing_column(field, names, found, where)
+                raise _missing_column(field, [given[field]] if field in given else names, found, where)
         return chosen
+
+
+def numbered(column: Any, found: Sequence[Any]) -> Any:
+    """A column number counted from the end as one from the start, where there are so many."""
+    if not isinstance(column, int) or not -len(found) <= column < 0:
+        return column
+    return column + len(found)
 
 
 def _missing_column(field: str, names: Sequence[Any], found: Sequence[Any], where: str) -> InputError:

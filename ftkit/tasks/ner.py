@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ class Ner(Task):
     type: Literal["ner"] = "ner"
     labels: list[Annotated[str, Limits(min_length=1)]] | None = None
     """Entity types in the model's order; by default those of the training data, sorted."""
-    tag_names: list[str] | None = None
+    tag_names: list[Annotated[str, Limits(min_length=1)]] | None = None
     """Names of the tags, where the data writes them as numbers, such as `[O, B-PER, I-PER]`."""
     scheme: Literal["auto", "plain"] = "auto"
     """How tags are read: `auto` knows BIO, IOB1, IO, BIOES and BILOU; `plain` takes a whole tag
@@ -57,7 +58,7 @@ class Ner(Task):
         "token": Field(("token", "tokens", "words"), required=False),
         "tag": Field(("tag", "ner_tags", "tags", "labels"), required=False),
         "text": Field(("text", "sentence"), required=False),
-        "entities": Field(("entities", "spans", "label"), required=False),
+        "entities": Field(("entities", "spans", "label", "labels"), required=False),
     }
     answer_fields: ClassVar[tuple[str, ...]] = ("tag", "entities")
     tags_words: ClassVar[bool] = True
@@ -92,11 +93,15 @@ class Ner(Task):
     # Reading ----------------------------------------------------------------------------
 
     def columns(self, found: Sequence[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Tokens with tags, or a text with spans; what the recipe names, else what is there."""
+        if found and all(isinstance(name, int) for name in found):
+            # A CoNLL file: the first column and the last, unless others are named.
+            usual = {"token": 0, "tag": -1} if len(found) > 1 else {"token": 0}
+            return super().columns(found, {**usual, **given}, where)
         chosen = super().columns(found, given, where)
-        if "token" in chosen:
-            # A set may hold both forms; tokens with tags say more about words than raw text.
-            unwanted = {"text", "entities"} if "tag" in chosen or "text" not in chosen else {"token"}
-            return {field: column for field, column in chosen.items() if field not in unwanted}
+        named = {"text", "entities"} & given.keys() and "token" not in given
+        if "token" in chosen and not named and ("tag" in chosen or "entities" not in chosen):
+            return {field: column for field, column in chosen.items() if field in {"token", "tag"}}
         if "text" not in chosen:
             raise InputError(
                 "there is no column of tokens or of text",
@@ -104,14 +109,18 @@ class Ner(Task):
                 hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{token: COLUMN}}, "
                 "or {text: COLUMN, entities: COLUMN}",
             )
-        chosen.pop("tag", None)
-        return chosen
+        return {field: column for field, column in chosen.items() if field in {"text", "entities"}}
+
+    def blank(self, values: Mapping[str, Any]) -> bool:
+        """Some sets end with a row without words."""
+        tokens = values.get("token")
+        return isinstance(tokens, (list, tuple)) and not tokens
 
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         if "token" in values:
             return self._of_tokens(values, where)
         text = _text(values.get("text"), where)
-        words = tuple(match.span() for match in re.finditer(self.word_pattern, text))
+        words = tuple(match.span() for match in re.finditer(self.word_pattern, text) if match[0])
         if not words:
             raise InputError("the text holds no word", where=where, hint="remove the row or fill it in")
         spans = values.get("entities")
@@ -123,7 +132,7 @@ class Ner(Task):
         tokens = _list(values["token"], "tokens", where)
         for number, token in enumerate(tokens, 1):
             if not isinstance(token, str) or not token.strip():
-                what = "is empty" if token in (None, "") or isinstance(token, str) else f"is {token!r}"
+                what = "is empty" if isinstance(token, str) else f"is {token!r}, not a string"
                 raise InputError(f"token {number} of {len(tokens)} {what}", where=where, hint=_WORD_HINT)
         words, start = [], 0
         for token in tokens:
@@ -166,15 +175,12 @@ class Ner(Task):
     def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
         if self.labels:
             return tuple(self.labels)
-        raw = list(self._types(train))
-        names = declared or self.tag_names or ()
-        known = [name for name in names if name != "O"]
-        order = dict.fromkeys(kind for name in known for kind in self._types_of((name,), raw))
-        types = tuple(order) or tuple(sorted(set(raw)))
-        if not types:
+        raw = set(self._types(train))
+        types = _types_named(declared or self.tag_names or ()) or tuple(sorted(raw))
+        if not raw:
             raise InputError(
                 "no training row holds an entity: there is nothing to learn",
-                where=train[0].where.rpartition(":")[0] if train else "",
+                where=re.sub(r":\d+$| (item|row) \d+$", "", train[0].where) if train else "",
             )
         return types
 
@@ -194,10 +200,16 @@ class Ner(Task):
             notes.append(
                 f"{len(illegal)} tags may not follow the one before them in {scheme.name} (first: "
                 f"{record.where}, word {number + 1}, {record.text[start:end]!r} "
-                f"{(_tags(record) or ())[number]}); they are read as the beginning of an entity"
+                f"{(_tags(record) or ())[number]}); they are read as the CoNLL evaluation reads them"
             )
         if empty := sum(1 for r in settled if isinstance(r.target, Entities) and not r.target.spans):
             notes.append(f"{empty} of {len(settled)} rows hold no entity")
+        if lost := sum(map(_entities, records)) - sum(
+            len(self.labels_of(after))
+            for before, after in zip(records, settled, strict=True)
+            if _entities(before)
+        ):
+            notes.append(f"{lost} entities have no word of their own and are left out")
         if uneven := sum(_uneven(record) for record in settled):
             notes.append(
                 f"{uneven} entities begin or end inside a word; the words they touch are tagged, and scored"
@@ -223,12 +235,15 @@ class Ner(Task):
 
     def _odd_place(self, records: Sequence[Record]) -> str:
         """The first row whose tags do not go with those before it."""
-        for number in range(1, len(records) + 1):
+
+        def odd(number: int) -> bool:
             try:
-                find_scheme(_tags(record) or () for record in records[:number])
+                find_scheme(_tags(record) or () for record in records[: number + 1])
             except ValueError:
-                return records[number - 1].where
-        return ""
+                return True
+            return False
+
+        return records[bisect_left(range(len(records)), True, key=odd)].where
 
     def _settled(self, record: Record, labels: Sequence[str], scheme: Scheme) -> Record:
         if record.target is None:
@@ -240,7 +255,7 @@ class Ner(Task):
                 self._refuse_unseen(
                     span.label, labels, f"{record.where}, {record.text[span.start : span.end]!r:.40}"
                 )
-            found = _words_touched(spans, record.words)
+            spans, found = _with_words(spans, record.words)
         else:
             found = chunks(tags, scheme)
             for start, _, kind in found:
@@ -254,7 +269,8 @@ class Ner(Task):
             return
         close = get_close_matches(kind, labels, n=1)
         shown = ", ".join(labels[:_MOST_SHOWN]) + (", ..." if len(labels) > _MOST_SHOWN else "")
-        source = "that task.labels names" if self.labels else "of the training data"
+        of_names = "that task.tag_names names" if self.tag_names else "of the training data"
+        source = "that task.labels names" if self.labels else of_names
         raise InputError(
             f"the entity type {kind!r} is not among the {len(labels)} {source}"
             + (f"; did you mean {close[0]!r}?" if close else ""),
@@ -270,11 +286,6 @@ class Ner(Task):
                 yield from (kind for tag in tags if (kind := split_tag(tag, scheme)[1]))
             elif record.target is not None:
                 yield from (span.label for span in cast("tuple[Span, ...]", record.target))
-
-    def _types_of(self, names: Sequence[str], raw: Sequence[str]) -> Iterator[str]:
-        """The type in a declared tag name, which may itself be a type."""
-        for name in names:
-            yield name if name in raw or self.scheme == "plain" else name.partition("-")[2] or name
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
         return (
@@ -343,7 +354,7 @@ class Ner(Task):
         return {"aggregation_strategy": "first"}
 
 
-_WORD_HINT = "every token has at least one character that is no white space"
+_WORD_HINT = "tokens are strings with at least one character; remove the token and its tag, or fill it in"
 _SCHEME_HINT = (
     "tags are O, or a prefix (B-, I-; E-, S-; L-, U-) and a type, or in all rows a bare type; "
     "task.scheme: plain takes whole tags for types"
@@ -359,18 +370,32 @@ def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, i
     return tuple(Span(words[start][0], words[end - 1][1], kind) for start, end, kind in found)
 
 
-def _words_touched(spans: Sequence[Span], words: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:
-    """The words that each span overlaps; a span without a word has none, and two share none."""
-    found = []
+def _with_words(
+    spans: Sequence[Span], words: Sequence[tuple[int, int]]
+) -> tuple[tuple[Span, ...], list[tuple[int, int, str]]]:
+    """The spans that have a word of their own, and the words that each overlaps."""
+    kept, found = list[Span](), list[tuple[int, int, str]]()
     taken = 0
     for span in spans:
-        inside = [
-            n for n, (start, end) in enumerate(words) if start < span.end and end > span.start and n >= taken
-        ]
+        inside = [n for n in range(taken, len(words)) if words[n][0] < span.end and words[n][1] > span.start]
         if inside:
-            found.append((inside[0], inside[-1] + 1, span.label))
+            kept.append(span)
             taken = inside[-1] + 1
-    return found
+            found.append((inside[0], taken, span.label))
+    return tuple(kept), found
+
+
+def _types_named(names: Sequence[str]) -> tuple[str, ...]:
+    """The types in the names of tags, in their order; names without prefixes are types themselves.
+
+    >>> _types_named(["O", "B-LOC", "I-LOC", "B-PER"]), _types_named(["O", "person", "e-mail"])
+    (('LOC', 'PER'), ('person', 'e-mail'))
+    """
+    known = [name for name in names if name != "O"]
+    try:
+        return tuple(dict.fromkeys(split_tag(name)[1] for name in known))
+    except ValueError:
+        return tuple(known)
 
 
 def _uneven(record: Record) -> int:
@@ -389,13 +414,19 @@ def _tags(record: Record) -> tuple[str, ...] | None:
     return target if target else None
 
 
+def _entities(record: Record) -> int:
+    """How many spans a record was read with; tags are spans only later."""
+    return len(record.target) if isinstance(record.target, tuple) and _tags(record) is None else 0
+
+
 def _list(value: Any, what: str, where: str) -> list[Any]:
     if isinstance(value, (list, tuple)) and value:
         return list(value)
     raise InputError(
         f"the {what} are {value!r:.80}, not a list" if value not in ([], ()) else f"the row has no {what}",
         where=where,
-        hint='a row holds lists, such as {"tokens": ["Paris", "fell"], "ner_tags": ["B-LOC", "O"]}',
+        hint='a row holds lists, such as {"tokens": ["Paris", "fell"], "ner_tags": ["B-LOC", "O"]}; a file '
+        "with a word a line is read with data.format: conll",
     )
 
 
@@ -439,7 +470,7 @@ def _span(value: Any, text: str, where: str) -> Span:
     else:
         parts = list(value) if isinstance(value, (list, tuple)) else []
     match parts:
-        case [int(start), int(end), str(label)] if label.strip():
+        case [int(start), int(end), str(label)] if label.strip() and bool not in map(type, parts):
             pass
         case _:
             raise InputError(f"the entity {value!r:.80} is no span", where=where, hint=_SPAN_HINT)

@@ -33,7 +33,7 @@ def _lose_a_part(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
 
 
-GPT2 = json.dumps({"model_type": "gpt2"})
+VISION = json.dumps({"model_type": "vit"})
 POINTER = "version https://git-lfs.github.com/spec/v1\n"
 CODE = json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "modeling.Model"}})
 
@@ -54,9 +54,9 @@ FOLDERS = {
         "read that",
     ),
     "decoder": (
-        _write("config.json", GPT2),
+        _write("config.json", VISION),
         2,
-        "no family takes a model of type 'gpt2'",
+        "no family takes a model of type 'vit'",
         "encoder (bert, dis",
     ),
     "no weights": (

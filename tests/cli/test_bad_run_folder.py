@@ -80,9 +80,13 @@ def test_a_run_is_not_replaced_by_a_failure(
     run: Path, tiny: Callable[[str], Path], tmp_path: Path, refused: Refused
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
-    options = ("--set", f"model.name_or_path={tiny('gpt2')}", "--set", "output_dir=run", "--overwrite")
+    model = tmp_path / "other"
+    shutil.copytree(tiny("bert"), model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    options = ("--set", f"model.name_or_path={model}", "--set", "output_dir=run", "--overwrite")
     refused(
-        2, "finetune", run.parent / "recipe.yaml", *options, says="no family takes a model of type 'gpt2'"
+        2, "finetune", run.parent / "recipe.yaml", *options, says="no family takes a model of type 'vit'"
     )
 
 

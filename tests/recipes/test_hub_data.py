@@ -10,18 +10,22 @@ from typing import Any
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
-from hub_layout import write
+from hub_layout import write, write_converted
 
 from ftkit.data.hub import HubDataset
 from ftkit.data.source import DataSource
 from ftkit.dataset import load_records
 from ftkit.errors import InputError
 from ftkit.recipe import load_recipe
+from ftkit.tasks.base import Task
 from ftkit.tasks.classification import Classification
+from ftkit.tasks.ner import Ner
 
 COLOURS = ["red", "green", "blue"]
 ONE_LABEL = Features(text=Value("string"), label=ClassLabel(names=COLOURS))
 SEVERAL = Features(text=Value("string"), labels=Sequence(ClassLabel(names=COLOURS)))
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+TAGGED = Features(tokens=Sequence(Value("string")), ner_tags=Sequence(ClassLabel(names=TAGS)))
 
 
 def rows(*labels: Any, column: str = "label", word: str = "row") -> dict[str, list[Any]]:
@@ -45,7 +49,7 @@ def configured(tmp_path: Path) -> Path:
     return folder
 
 
-def load(folder: Path | str, task: Classification | None = None, **data: Any) -> Any:
+def load(folder: Path | str, task: Task | None = None, **data: Any) -> Any:
     return load_records(DataSource(dataset_name=str(folder), **data), task or Classification())
 
 
@@ -80,6 +84,34 @@ def test_several_labels_a_row(configured: Path) -> None:
     assert dataset.labels == tuple(COLOURS)
     # In the order of the labels; no label at all is an answer too.
     assert [record.target for record in dataset["train"]] == [("red", "blue"), (), ("green",)]
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> Path:
+    """Tagged words in the layout of the branch refs/convert/parquet; a place comes first in the rows."""
+    train = {
+        "tokens": [["Rome", "saw", "Ann", "Lee"], ["Nobody", "came"]],
+        "ner_tags": [[3, 0, 1, 2], [0, 0]],
+    }
+    folder = tmp_path / "converted"
+    write_converted(folder, TAGGED, {"train": train, "test": {"tokens": [["Ann"]], "ner_tags": [[1]]}}, "all")
+    return folder
+
+
+def test_a_converted_set_needs_no_card_and_no_configuration(converted: Path) -> None:
+    dataset = load(converted, Ner(), revision="refs/convert/parquet")
+    assert list(dataset.splits) == ["train", "test"]
+    assert dataset["train"][0].target.tags == ("B-LOC", "O", "B-PER", "I-PER")
+
+
+def test_entity_types_keep_the_declared_order(converted: Path) -> None:
+    assert load(converted, Ner()).labels == ("PER", "LOC")
+
+
+def test_a_row_without_words_is_no_error(tmp_path: Path) -> None:
+    """The script of ncbi/ncbi_disease adds one to the end of each split."""
+    write(tmp_path, TAGGED, {"train": {"tokens": [["Ann", "ran"], []], "ner_tags": [[1, 0], []]}})
+    assert load(tmp_path, Ner()).labels == ("PER", "LOC")
 
 
 @pytest.mark.parametrize("unknown", [-1, None])

@@ -55,6 +55,9 @@ def plain_gradients(recipe: dict[str, Any], weight: list[float] | None) -> tuple
     model = AutoModelForSequenceClassification.from_pretrained(
         checked.model.name_or_path, num_labels=len(dataset.labels)
     ).eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
     steps, losses = [], []
     for rows in EpochBatches(total=ROWS, size=BATCH, seed=SEED, rank=0, processes=1):
         records = [dataset["train"][row] for row, _ in rows]
@@ -94,7 +97,9 @@ def frozen_recipe(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(8, 1), (2, 4), (4, 2)])
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama", "t5"]
+)
 def test_gradients_equal_plain_transformers(
     architecture: str,
     size: int,

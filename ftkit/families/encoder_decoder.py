@@ -1,0 +1,30 @@
+"""Encoder-decoders: T5, BART and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ftkit.families.base import Family, auto_model_types
+
+if TYPE_CHECKING:
+    from ftkit.training.setup import Loaded
+
+
+class EncoderDecoder(Family):
+    """Encoders with a decoder: T5, mT5, BART."""
+
+    type: Literal["encoder_decoder"] = "encoder_decoder"
+    examples: ClassVar[str] = "t5, mt5, bart"
+
+    @classmethod
+    def owns(cls, config: Mapping[str, Any]) -> bool:
+        known = auto_model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
+        return bool(config.get("is_encoder_decoder")) and config.get("model_type") in known
+
+    @classmethod
+    def complete(cls, loaded: Loaded) -> None:
+        """T5 checkpoints do not always name the token that their decoder starts with: it is padding."""
+        config = loaded.model.config
+        if config.decoder_start_token_id is None:
+            config.decoder_start_token_id = loaded.tokenizer.pad_token_id
