@@ -205,6 +205,7 @@ class Run:
             "hardware": _hardware(),
             "seed": self.recipe.seed,
             "limit": limit,
+            "task": self.recipe.task.model_dump(),
             "labels": list(dataset.labels),
             "data": data,
             "notes": list(dataset.notes),

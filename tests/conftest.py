@@ -60,8 +60,7 @@ def still(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory)
         shutil.copytree(tiny(architecture), folder)
         config = json.loads((folder / "config.json").read_text())
         config = {
-            key: 0.0 if "drop" in key and isinstance(value, float) else value
-            for key, value in config.items()
+            key: 0.0 if "drop" in key and isinstance(value, float) else value for key, value in config.items()
         }
         config |= {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.0, "seq_classif_dropout": 0.0}
         (folder / "config.json").write_text(json.dumps(config))

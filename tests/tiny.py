@@ -42,7 +42,12 @@ def build_model(architecture: str, folder: Path) -> Path:
     if architecture == "gpt2":
         sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     if architecture == "llama":
-        sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 2}
+        sizes |= {
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        }
     if architecture == "t5":
         sizes = {"vocab_size": len(tokenizer), "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8,
                  "d_ff": 64, "decoder_start_token_id": tokenizer.pad_token_id,

@@ -85,9 +85,7 @@ def test_a_run_is_not_replaced_by_a_failure(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
     options = ("--set", f"model.name_or_path={model}", "--set", "output_dir=run", "--overwrite")
-    refused(
-        2, "finetune", run.parent / "recipe.yaml", *options, says="no family takes a model of type 'vit'"
-    )
+    refused(2, "finetune", run.parent / "recipe.yaml", *options, says="no family takes a model of type 'vit'")
 
 
 @pytest.mark.parametrize(
