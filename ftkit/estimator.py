@@ -11,16 +11,13 @@ from ftkit.errors import UsageError
 from ftkit.families.base import Family
 from ftkit.recipe import Recipe
 from ftkit.records import Record
-from ftkit.training.setup import Loaded, Setup
+from ftkit.training.setup import Estimator, Loaded, Setup
 
 if TYPE_CHECKING:
     from ftkit.run import Run
-    from ftkit.training.estimator import TrainedEstimator
 
 
-def make_estimator(
-    recipe: Recipe, labels: Sequence[str], *, max_length: int | None = None
-) -> TrainedEstimator:
+def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | None = None) -> Estimator:
     """An estimator that has learned nothing yet.
 
     Args:
@@ -32,7 +29,7 @@ def make_estimator(
 
     source = recipe.model
     located = source.locate()
-    head = recipe.task.head(labels)
+    head = recipe.method.head(recipe.task.head(labels))
 
     def load() -> Loaded:
         family = family_of(recipe, loading.load_config(located, source).to_dict())
@@ -47,6 +44,7 @@ def make_estimator(
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(
+            labels=tuple(labels),
             load=load,
             load_finished=lambda folder: loading.load_finished(folder, head),
             load_tokenizer=loading.load_saved_tokenizer,
@@ -62,7 +60,7 @@ def make_estimator(
     )
 
 
-def finished_estimator(run: Run) -> TrainedEstimator:
+def finished_estimator(run: Run) -> Estimator:
     """The estimator of a finished run, ready to predict."""
     estimator = make_estimator(run.recipe, run.labels, max_length=run.max_length)
     estimator.load(Path(run.folder) / "model", ())
@@ -73,10 +71,18 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
     """The family of the recipe's model.
 
     Raises:
-        UsageError: No family owns it.
+        UsageError: No family owns it, or the method does not work with that family.
     """
     if family := recipe.family_of(config):
-        return family
+        method = recipe.method
+        if method.families is None or family.name() in method.families:
+            return family
+        fit = "; ".join(f"{name} ({discover(Family)[name].examples})" for name in method.families)
+        raise UsageError(
+            f"method {method.type} does not work with models of the family {family.name()}",
+            where=f"model.name_or_path: {recipe.model.name_or_path}",
+            hint=f"it works with: {fit}",
+        )
     known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
     raise UsageError(
         f"no family takes a model of type {config.get('model_type')!r}",

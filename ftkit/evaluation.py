@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.dataset import load_records
-from ftkit.finetuning import tell
-from ftkit.recipe import load_recipe
+from ftkit.errors import InputError
+from ftkit.finetuning import solve, tell
+from ftkit.recipe import Recipe, load_recipe
 from ftkit.records import Scores, fingerprint
 from ftkit.report.results import scores_json, write_json, write_predictions
 from ftkit.run import MANIFEST, Run
 from ftkit.scoring import choose_split, evaluate_split
+from ftkit.training.processes import is_main_process
 
 log = logging.getLogger("ftkit")
 
@@ -38,6 +40,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a run with the recipe's metrics; the same as `ftkit eval`.
 
+    A recipe whose method does not train needs no run: the first evaluation makes it.
+
     Args:
         target: A run folder, or a recipe whose `output_dir` holds its finished run.
         overrides: `key.path=value` strings, such as `data.test_file=new.csv`.
@@ -53,6 +57,8 @@ def evaluate(
     """
     from ftkit.estimator import finished_estimator
 
+    if (prompted := _to_prompt(target, overrides)) is not None:
+        return _evaluate_prompt(prompted, split=split, limit=limit)
     run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
@@ -69,6 +75,24 @@ def evaluate(
     write_json(folder / "metrics.json", metrics)
     write_predictions(folder / "predictions.jsonl", recipe.task, dataset[chosen], predictions)
     return Evaluation(run, scores, folder, metrics)
+
+
+def _to_prompt(target: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe | None:
+    """The recipe of a method that is evaluated without training, where no run of it is there yet."""
+    if not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file():
+        return None
+    recipe = load_recipe(target, overrides)
+    finished = (Path(recipe.output_dir) / MANIFEST).is_file()
+    return None if recipe.method.trains or finished else recipe
+
+
+def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None) -> Evaluation:
+    """Make the run and score it in one go: nothing needs training first."""
+    run = Run.open(recipe) if is_main_process() else Run.follow(recipe, resume=False)
+    run, scores = solve(run, resume=False, limit=limit, split=split)
+    if scores is None:
+        raise InputError("there is no labelled test or validation split to score")
+    return Evaluation(run, scores, run.folder, run.metrics)
 
 
 def find_run(target: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:

@@ -33,6 +33,11 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         raise UsageError(
             "the folder is not empty", where=str(folder), hint="choose another with --output DIR"
         )
+    if not run.recipe.method.trains:
+        raise UsageError(
+            f"method {run.recipe.method.type} trains nothing: the model is {run.recipe.model.name_or_path} "
+            "as it is"
+        )
     if run.recipe.method.adapters and not merge:
         raise UsageError(
             "this run holds adapters; a plain model needs them merged into their base", hint="add --merge"
@@ -41,9 +46,11 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
         return folder
     from ftkit.estimator import finished_estimator
+    from ftkit.training.estimator import TrainedEstimator
 
     log.info("Merging adapters into %s", run.recipe.model.name_or_path)
     estimator = finished_estimator(run)
+    assert isinstance(estimator, TrainedEstimator)
     model: Any = estimator.model
     model.merge_and_unload().save_pretrained(folder)
     assert estimator.tokenizer is not None

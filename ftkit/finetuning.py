@@ -11,7 +11,7 @@ from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import make_estimator
 from ftkit.recipe import load_recipe
-from ftkit.records import Dataset, Prediction, labelled
+from ftkit.records import Dataset, Prediction, Scores, labelled
 from ftkit.run import Run
 from ftkit.scoring import choose_split, evaluate_split, headline_scores
 from ftkit.training.processes import is_main_process, processes
@@ -56,33 +56,49 @@ def finetune(
     if run.finished:
         log.info("The run in %s is already finished", run.folder)
         return run
+    return solve(run, resume=resume, limit=limit, split=None)[0]
+
+
+def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tuple[Run, Scores | None]:
+    """Read, fit and score: what a run is made of, whatever the method.
+
+    Args:
+        run: The run as it was opened.
+        resume: Go on from its newest checkpoint.
+        limit: Read at most this many rows of each split.
+        split: The split to score; by default test, else validation.
+
+    Returns:
+        The finished run and its scores.
+    """
+    recipe, main = run.recipe, is_main_process()
     log.info("Reading data")
-    dataset = load_records(checked.data, checked.task, limit=limit)
+    dataset = load_records(recipe.data, recipe.task, limit=limit)
     tell(dataset)
     train, validation = dataset["train"], _validation(dataset)
-    log.info("Loading %s", checked.model.name_or_path)
-    estimator = make_estimator(checked, dataset.labels)
+    log.info("Loading %s", recipe.model.name_or_path)
+    estimator = make_estimator(recipe, dataset.labels)
     workplace = run.workplace(resume=resume)
     estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:
         run.start(dataset, limit=limit, resume=resume)
     processes().wait_for_everyone()
-    log.info("Training: method %s", checked.method.type)
+    log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
     figures = estimator.fit(
         train,
         validation,
-        lambda predictions: headline_scores(predictions, validation, checked.metrics, dataset.labels),
+        lambda predictions: headline_scores(predictions, validation, recipe.metrics, dataset.labels),
         workplace,
     )
-    scores, split, predictions = None, "", list[Prediction]()
-    if split := _scored_split(dataset):
-        log.info("Evaluating on %s", split)
-        scores, predictions = evaluate_split(estimator, dataset, checked.metrics, split)
+    scores, predictions = None, list[Prediction]()
+    if scored := _scored_split(dataset, split):
+        log.info("Evaluating on %s", scored)
+        scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, scored)
     if main:
-        head = checked.task.head(dataset.labels).config
-        run.finish(figures, scores, dataset[split], predictions, head=head, precision=estimator.precision)
+        head = recipe.task.head(dataset.labels).config
+        run.finish(figures, scores, dataset[scored], predictions, head=head, precision=estimator.precision)
     processes().wait_for_everyone()
-    return run if main else Run.follow(checked, resume=True)
+    return (run if main else Run.follow(recipe, resume=True)), scores
 
 
 def tell(dataset: Dataset) -> None:
@@ -97,8 +113,10 @@ def _validation(dataset: Dataset) -> Any:
     return dataset["validation"] if labelled(dataset["validation"]) else ()
 
 
-def _scored_split(dataset: Dataset) -> str:
+def _scored_split(dataset: Dataset, asked: str | None) -> str:
     """The split to score the run on; empty, and said, where none has labels."""
+    if asked:
+        return choose_split(dataset, asked)
     try:
         split = choose_split(dataset, None)
     except InputError as error:

@@ -22,7 +22,7 @@ def eval(  # noqa: A001
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Score a finished run, on its own data or (--set data.test_file=F) on new data."""
+    """Score a run, or a recipe that only prompts, on its own data or (--set data.test_file=F) on new."""
     console.start(quiet=quiet, verbose=verbose)
     from ftkit.cli.gating import apply_gates, read_gates
     from ftkit.evaluation import evaluate

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ftkit.training.estimator import TrainedEstimator
-    from ftkit.training.setup import Loaded, Setup
+    from ftkit.training.setup import Estimator, Head, Loaded, Setup
 
 
 class Method(Component):
@@ -22,8 +21,16 @@ class Method(Component):
     """Whether `ftkit finetune` applies; a method that only prompts is evaluated directly."""
     adapters: ClassVar[bool] = False
     """Whether a run saves adapters that need their base model."""
+    answers: ClassVar[tuple[str, ...] | None] = None
+    """The kinds of answer it can give; `None` for all."""
+    families: ClassVar[tuple[str, ...] | None] = None
+    """The families it works with; `None` for all."""
 
-    def estimator(self, setup: Setup) -> TrainedEstimator:
+    def head(self, head: Head) -> Head:
+        """The output layer it needs; by default the task's."""
+        return head
+
+    def estimator(self, setup: Setup) -> Estimator:
         """The estimator that solves the task this way."""
         from ftkit.training.estimator import TrainedEstimator
 

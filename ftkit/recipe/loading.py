@@ -176,6 +176,12 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
             )
     computed = [metric.name() for metric in recipe.metrics]
     answer = recipe.task.answer
+    if (possible := recipe.method.answers) and answer not in possible:
+        given = " or ".join(map(_with_article, possible))
+        problem(
+            ("method",),
+            f"method {recipe.method.type} gives {given}, the task predicts {_with_article(answer)}",
+        )
     for number, metric in enumerate(recipe.metrics):
         if answer not in metric.answers:
             fit = ", ".join(name for name, kind in discover(Metric).items() if answer in kind.answers)

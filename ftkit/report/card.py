@@ -35,12 +35,7 @@ def model_card(run: Run) -> str:
         "## Use",
         "",
         f'With ftkit: `ftkit predict {run.folder.name} --text "..."`.',
-        "Without it, from this folder:",
-        "",
-        "```python",
-        snippet(run),
-        "```",
-        "",
+        *_without_ftkit(run),
         "## Make it again",
         "",
         f"`ftkit finetune recipe.yaml`, seed {recipe.seed}, precision {manifest['precision']}; "
@@ -80,6 +75,16 @@ def snippet(run: Run) -> str:
             call,
         ]
     )
+
+
+def _without_ftkit(run: Run) -> list[str]:
+    """How to load the model without ftkit; a prompted one is the base model as it is."""
+    if not run.recipe.method.trains:
+        return [
+            "No weights were trained; the shots are in `model/shots.json`, the template in `recipe.yaml`.",
+            "",
+        ]
+    return ["Without it, from this folder:", "", "```python", snippet(run), "```", ""]
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,8 @@ class Setup:
     """A task on a model, before a method decides how to solve it.
 
     Attributes:
-        load: Loads the pretrained model with the task's head.
+        labels: Label names in the model's order.
+        load: Loads the pretrained model with the head that the method needs.
         load_finished: Loads a model that a run saved whole.
         load_tokenizer: Loads the tokenizer that a run saved.
         objective: Makes the objective from the training records.
@@ -68,6 +69,7 @@ class Setup:
         max_length: Longest input asked for; `None` for the model's own.
     """
 
+    labels: tuple[str, ...]
     load: Callable[[], Loaded]
     load_finished: Callable[[Path], PreTrainedModel]
     load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
@@ -121,6 +123,9 @@ class Estimator(Protocol):
         workplace: Workplace,
     ) -> dict[str, Any]:
         """Learn from the training records and save what was learned; returns figures of the run."""
+
+    def load(self, folder: Path, train: Sequence[Record]) -> None:
+        """Take up what an earlier `fit` saved."""
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a record, in order."""

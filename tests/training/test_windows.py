@@ -171,30 +171,35 @@ def test_every_word_is_learned_once_at_its_first_token(
     encoded = head.encode([record], model_tokenizer, longest)
     whole = model_tokenizer(record.text, add_special_tokens=False)
     size = longest - 2
-    starts = [start for start, _ in windows(len(whole["input_ids"]), size, head._stride(size))]
-    assert encoded.owners == [0] * len(starts)
+    found_windows = windows(len(whole["input_ids"]), size, head._stride(size))
+    assert {n for start, end in found_windows for n in range(start, end)} == set(
+        range(len(whole["input_ids"]))
+    )
+    assert encoded.owners == [0] * len(encoded.features)
+    # A window where no word begins may be there or not: nothing is asked of it.
+    firsts = [whole.char_to_token(start) for start, _ in record.words]
+    starts = [found_windows[number][0] for number in sorted({window_of(n, found_windows) for n in firsts})]
+    rows = [row for row in encoded.features if row["words"]]
     supervised: Counter[int] = Counter()
-    covered: set[int] = set()
-    for start, row in zip(starts, encoded.features, strict=True):
+    for start, row in zip(starts, rows, strict=True):
         ids = row["input_ids"]
         assert len(ids) <= longest
         assert (ids[0], ids[-1]) == (model_tokenizer.cls_token_id, model_tokenizer.sep_token_id)
         assert ids[1:-1] == whole["input_ids"][start : start + size]
         assert all(len(row[name]) == len(ids) for name in (*model_tokenizer.model_input_names, "labels"))
-        covered |= set(range(start, start + len(ids) - 2))
         asked = [position for position, label in enumerate(row["labels"]) if label != -100]
         assert asked == row["positions"], "only the words that are read here have labels"
         for word, position in zip(row["words"], row["positions"], strict=True):
             supervised[word] += 1
             assert head.tags[row["labels"][position]] == record.target.tags[word]
-            assert position - 1 + start == whole.char_to_token(record.words[word][0])
-    assert covered == set(range(len(whole["input_ids"])))
+            assert position - 1 + start == firsts[word]
     assert supervised == dict.fromkeys(range(len(tokens)), 1)
     # Without answers, the model sees the same.
     bare = head.encode([Record(record.text, words=record.words)], model_tokenizer, longest)
     for row, other in zip(encoded.features, bare.features, strict=True):
         assert "labels" not in other
         assert {name: value for name, value in row.items() if name != "labels"} == other
+    assert max(len(row["input_ids"]) for row in encoded.features) <= longest
 
 
 @tokenizers

@@ -1,0 +1,1 @@
+"""Prompts: templates, shots, and answers scored by a language model."""

@@ -1,0 +1,70 @@
+"""Prompt templates: a small, safe part of Jinja."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_LONGEST = 20_000
+_FILTERS = ("capitalize", "default", "length", "lower", "replace", "title", "trim", "truncate", "upper")
+# Whatever could loop, call, reach into objects or grow without bound; a prompt needs none of it.
+_REFUSED: Mapping[type[nodes.Node], str] = {
+    nodes.For: "a loop",
+    nodes.Call: "a call",
+    nodes.Getattr: "an attribute",
+    nodes.Macro: "a macro",
+    nodes.Mul: "a multiplication",
+    nodes.Pow: "a power",
+    nodes.Include: "an include",
+    nodes.Import: "an import",
+    nodes.FromImport: "an import",
+    nodes.Extends: "a parent template",
+    nodes.CallBlock: "a call",
+}
+
+
+class Template:
+    """A template for a row of data, such as `Review: {{ text }}`.
+
+    Args:
+        source: Jinja with fields, conditions, and the filters in `_FILTERS`. It is rendered in Jinja's
+            sandbox; a name that is no field is an error, never an empty string.
+
+    Raises:
+        ValueError: It is no template, or uses more than that.
+    """
+
+    def __init__(self, source: str) -> None:
+        if len(source) > _LONGEST:
+            raise ValueError(f"the template has {len(source):,} characters; at most {_LONGEST:,}")
+        self.source = source
+        self._environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+        )
+        try:
+            tree = self._environment.parse(source)
+        except TemplateError as error:
+            raise ValueError(f"no template: {error}") from None
+        for node in tree.find_all(nodes.Node):
+            if what := _REFUSED.get(type(node)):
+                raise ValueError(f"the template holds {what} (line {node.lineno}), which is refused")
+            if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+                raise ValueError(f"the template's filter {node.name!r} is none of: {', '.join(_FILTERS)}")
+        self._template = self._environment.from_string(source)
+        self.fields = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """The prompt of a row.
+
+        Raises:
+            ValueError: A field is missing, or of the wrong kind for a filter.
+
+        >>> Template("Review: {{ text | trim }}").render({"text": " good "})
+        'Review: good'
+        """
+        try:
+            return self._template.render(**fields)
+        except (TemplateError, TypeError) as error:
+            raise ValueError(f"the template fails: {error}") from None
