@@ -354,13 +354,10 @@ def test_conll_output_of_raw_text_reads_back(finished: Any, ftkit: Any, tmp_path
         [{"tokens": ["the", "red", "New York", "phone"]}],
         [{"tokens": ["the", "red\tgreen", "phone"]}, {"tokens": ["a", "blue"]}],
         [{"tokens": ["the", "red\ngreen", "phone"]}, {"tokens": ["a", "blue"]}],
-        [{"tokens": ["-DOCSTART-", "red"]}, {"tokens": ["a", "blue"]}],
-        [{"text": "\ufeff red"}, {"text": "a blue"}],
         [{"tokens": ["the", "\u00a0red"]}, {"tokens": ["a", "red\u3000"]}],
         [{"tokens": ["#", "red"]}, {"tokens": ["#blue", "blue"]}],
-        [{"text": "the red " * 1200}],
     ],
-    ids=["space", "tab", "line end", "document", "byte order mark", "white space", "hash", "one long text"],
+    ids=["space", "tab", "line end", "white space", "hash"],
 )
 def test_conll_output_of_odd_words_reads_back(
     rows: list[dict[str, Any]], finished: Any, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +36,9 @@ class EntityScore(Headline):
         with warnings.catch_warnings():
             # Of a type that was never predicted; its score of 0 is what is wanted.
             warnings.simplefilter("ignore")
-            return float(function(true, said, average=self.average, zero_division=0, **mode))
+            score = float(function(true, said, average=self.average, zero_division=0, **mode))
+        # Without any entity, seqeval's macro average is one over no types.
+        return score if math.isfinite(score) else 0.0
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Right, predicted and true entities of every type."""

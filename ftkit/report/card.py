@@ -84,7 +84,9 @@ def _without_ftkit(run: Run) -> list[str]:
             "No weights were trained; the shots are in `model/shots.json`, the template in `recipe.yaml`.",
             "",
         ]
-    return ["Without it, from this folder:", "", "```python", snippet(run), "```", ""]
+    note = run.recipe.task.pipeline_note()
+    lines = ["Without it, from this folder:", "", "```python", snippet(run), "```", ""]
+    return [*lines, note, ""] if note else lines
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:

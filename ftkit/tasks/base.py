@@ -129,6 +129,10 @@ class Task(Component):
         """What the pipeline is made with."""
         return {}
 
+    def pipeline_note(self) -> str:
+        """In what the pipeline differs from ftkit; empty where it does not."""
+        return ""
+
     def call_options(self, max_length: int) -> dict[str, Any]:
         """What the pipeline is called with."""
         return {}

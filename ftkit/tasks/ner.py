@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +49,8 @@ class Ner(Task):
     """How tags are read: `auto` knows BIO, IOB1, IO, BIOES and BILOU; `plain` takes a whole tag
     for a type, even one that looks prefixed."""
     word_pattern: Annotated[str, Limits(min_length=1)] = r"\w+|[^\w\s]"
-    """What a word is in raw text, as a regular expression; data with tokens keeps its own."""
+    """What a word is in raw text, as a regular expression; a combining mark goes with the character
+    before it. Data with tokens keeps its own words."""
     stride: Annotated[int, Limits(ge=0)] | None = None
     """Tokens that neighbouring windows of a long text share; by default a quarter of a window."""
     constrained: bool = False
@@ -120,7 +122,7 @@ class Ner(Task):
         if "token" in values:
             return self._of_tokens(values, where)
         text = _text(values.get("text"), where)
-        words = tuple(match.span() for match in re.finditer(self.word_pattern, text) if match[0])
+        words = words_of(text, self.word_pattern)
         if not words:
             raise InputError("the text holds no word", where=where, hint="remove the row or fill it in")
         spans = values.get("entities")
@@ -204,13 +206,15 @@ class Ner(Task):
             )
         if empty := sum(1 for r in settled if isinstance(r.target, Entities) and not r.target.spans):
             notes.append(f"{empty} of {len(settled)} rows hold no entity")
-        if lost := sum(map(_entities, records)) - sum(
-            len(self.labels_of(after))
-            for before, after in zip(records, settled, strict=True)
-            if _entities(before)
-        ):
+        lost = uneven = 0
+        for before, after in zip(records, settled, strict=True):
+            read = _spans_read(before)
+            found = after.target.spans if isinstance(after.target, Entities) else ()
+            lost += max(0, len(read) - len(found))
+            uneven += len(set(found) - set(read)) if read else 0
+        if lost:
             notes.append(f"{lost} entities have no word of their own and are left out")
-        if uneven := sum(_uneven(record) for record in settled):
+        if uneven:
             notes.append(
                 f"{uneven} entities begin or end inside a word; the words they touch are tagged, and scored"
             )
@@ -255,13 +259,14 @@ class Ner(Task):
                 self._refuse_unseen(
                     span.label, labels, f"{record.where}, {record.text[span.start : span.end]!r:.40}"
                 )
-            spans, found = _with_words(spans, record.words)
+            found = _words_touched(spans, record.words)
         else:
             found = chunks(tags, scheme)
             for start, _, kind in found:
                 self._refuse_unseen(kind, labels, f"{record.where}, word {start + 1} ({tags[start]})")
-            spans = spans_of(found, record.words)
-        target = Entities(spans, bio_tags(found, len(record.words)), record.text, record.words)
+        target = Entities(
+            spans_of(found, record.words), bio_tags(found, len(record.words)), record.text, record.words
+        )
         return replace(record, target=target)
 
     def _refuse_unseen(self, kind: str, labels: Sequence[str], where: str) -> None:
@@ -350,6 +355,12 @@ class Ner(Task):
         assert isinstance(prediction.value, Entities)
         return bio_tags(chunks(prediction.value.tags), len(prediction.value.tags))
 
+    def pipeline_note(self) -> str:
+        return (
+            "The pipeline has its own idea of words (its tokenizer's) and cuts long texts; `ftkit predict` "
+            "keeps the words of the data and goes through long texts in windows."
+        )
+
     def pipeline_options(self) -> dict[str, Any]:
         return {"aggregation_strategy": "first"}
 
@@ -361,6 +372,34 @@ _SCHEME_HINT = (
 )
 
 
+def words_of(text: str, pattern: str) -> tuple[tuple[int, int], ...]:
+    """The words of raw text by their characters.
+
+    Python's `\\w` matches no combining mark and no joiner, which would cut words of many scripts.
+
+    >>> words_of("Jose\u0301e, U.S.", r"\\w+|[^\\w\\s]")
+    ((0, 6), (6, 7), (8, 9), (9, 10), (10, 11), (11, 12))
+    """
+    words: list[tuple[int, int]] = []
+    marked = False
+    for match in re.finditer(pattern, text):
+        start, end = match.span()
+        touches = bool(words) and words[-1][1] == start < end
+        is_mark = touches and all(map(_is_mark, match[0]))
+        goes_on = touches and marked and match[0][0].isalnum() and text[words[-1][0]].isalnum()
+        if is_mark or goes_on:
+            words[-1] = (words[-1][0], end)
+        elif end > start:
+            words.append((start, end))
+        marked = is_mark
+    return tuple(words)
+
+
+def _is_mark(character: str) -> bool:
+    """A combining mark, or a joiner that stands inside words."""
+    return unicodedata.category(character).startswith("M") or character in "\u200c\u200d"
+
+
 def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
     """Entities by words as spans of characters.
 
@@ -370,19 +409,16 @@ def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, i
     return tuple(Span(words[start][0], words[end - 1][1], kind) for start, end, kind in found)
 
 
-def _with_words(
-    spans: Sequence[Span], words: Sequence[tuple[int, int]]
-) -> tuple[tuple[Span, ...], list[tuple[int, int, str]]]:
-    """The spans that have a word of their own, and the words that each overlaps."""
-    kept, found = list[Span](), list[tuple[int, int, str]]()
+def _words_touched(spans: Sequence[Span], words: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:
+    """The words that each span overlaps; one without a word of its own is left out."""
+    found: list[tuple[int, int, str]] = []
     taken = 0
     for span in spans:
         inside = [n for n in range(taken, len(words)) if words[n][0] < span.end and words[n][1] > span.start]
         if inside:
-            kept.append(span)
             taken = inside[-1] + 1
             found.append((inside[0], taken, span.label))
-    return tuple(kept), found
+    return found
 
 
 def _types_named(names: Sequence[str]) -> tuple[str, ...]:
@@ -398,14 +434,6 @@ def _types_named(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(known)
 
 
-def _uneven(record: Record) -> int:
-    """How many entities do not begin and end with a word."""
-    if not isinstance(record.target, Entities):
-        return 0
-    starts, ends = {start for start, _ in record.words}, {end for _, end in record.words}
-    return sum(span.start not in starts or span.end not in ends for span in record.target.spans)
-
-
 def _tags(record: Record) -> tuple[str, ...] | None:
     """The tags of a record as read; `None` where it has spans or no answer."""
     target = record.target
@@ -414,9 +442,9 @@ def _tags(record: Record) -> tuple[str, ...] | None:
     return target if target else None
 
 
-def _entities(record: Record) -> int:
-    """How many spans a record was read with; tags are spans only later."""
-    return len(record.target) if isinstance(record.target, tuple) and _tags(record) is None else 0
+def _spans_read(record: Record) -> tuple[Any, ...]:
+    """The spans that a record was read with; of tags there are none yet."""
+    return record.target if isinstance(record.target, tuple) and _tags(record) is None else ()
 
 
 def _list(value: Any, what: str, where: str) -> list[Any]:

@@ -126,7 +126,9 @@ class Engine(Trainer):
         samples = list(islice(epoch_iterator, num_batches))
         counts = [self.collator.objective.row_counts(b["labels"]) * b[WEIGHTS] for b in samples]
         total = torch.stack([count.sum() for count in counts]).sum().to(device)
-        return samples, self.accelerator.reduce(total, reduction="sum")
+        total = self.accelerator.reduce(total, reduction="sum")
+        # A batch of which nothing is learned adds nothing; 0 / 0 would be no number.
+        return samples, torch.where(total > 0, total, torch.ones_like(total))
 
     # Loss -------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -107,6 +108,8 @@ class TokenHead(Objective):
                 window = window_of(first, cuts)
                 rows[window]["words"].append(word)
                 rows[window]["positions"].append(first - cuts[window][0] + len(before))
+        # A window without a word teaches nothing; a record keeps one, so that it has a prediction.
+        rows = [row for row in rows if row["words"]] or rows[:1]
         if target:
             for row in rows:
                 row["labels"] = [_IGNORED] * len(row["input_ids"])
@@ -154,20 +157,45 @@ class TokenHead(Objective):
         for record, (_, parts) in zip(records, rows, strict=True):
             # A word without tokens is in no window, and gets O.
             probabilities = numpy.tile(outside, (len(record.words), 1))
+            seen = numpy.zeros(len(record.words), dtype=bool)
             for _, row, part in parts:
                 probabilities[row["words"]] = part
-            predictions.append(self._prediction(record, probabilities))
+                seen[row["words"]] = True
+            predictions.append(self._prediction(record, probabilities, seen))
         return predictions
 
-    def _prediction(self, record: Record, probabilities: Probabilities) -> Prediction:
-        best = likeliest_legal(probabilities, self.tags) if self.constrained else probabilities.argmax(axis=1)
-        tags = tuple(self.tags[number] for number in best)
+    def _prediction(
+        self, record: Record, probabilities: Probabilities, seen: NDArray[numpy.bool_]
+    ) -> Prediction:
+        words = numpy.flatnonzero(seen)
+        best = numpy.zeros(len(seen), dtype=int)
+        if len(words):
+            read = probabilities[words]
+            best[words] = likeliest_legal(read, self.tags) if self.constrained else read.argmax(axis=1)
         sure = probabilities[numpy.arange(len(best)), best]
+        tags = _bridged([self.tags[number] for number in best], seen.tolist())
         spans = tuple(
             Span(record.words[start][0], record.words[end - 1][1], kind, float(sure[start:end].mean()))
             for start, end, kind in chunks(tags)
         )
         return Prediction(Entities(spans, tags, record.text, record.words))
+
+
+def _bridged(tags: Sequence[str], seen: Sequence[bool]) -> tuple[str, ...]:
+    """Words without tokens inside an entity belong to it; elsewhere they are O.
+
+    >>> _bridged(["B-PER", "O", "I-PER", "O"], [True, False, True, False])
+    ('B-PER', 'I-PER', 'I-PER', 'O')
+    """
+    bridged = list(tags)
+    after = OUTSIDE
+    for number in range(len(tags) - 1, -1, -1):
+        if seen[number]:
+            after = tags[number]
+        elif after.startswith("I-"):
+            before = next((tags[n] for n in range(number - 1, -1, -1) if seen[n]), OUTSIDE)
+            bridged[number] = after if before[2:] == after[2:] else OUTSIDE
+    return tuple(bridged)
 
 
 def likeliest_legal(probabilities: Probabilities, tags: Sequence[str]) -> NDArray[numpy.int64]:
@@ -205,7 +233,8 @@ def _tokenized(
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]
         encoding = tokenizer(
-            [record.text for record in chunk],
+            # BERT's tokenizer drops some white space as control characters, which would join words.
+            [re.sub(r"\s", " ", record.text) for record in chunk],
             add_special_tokens=False,
             return_offsets_mapping=True,
             truncation=False,
