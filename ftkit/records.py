@@ -42,8 +42,8 @@ class Entities:
     words: tuple[tuple[int, int], ...]
 
 
-Target: TypeAlias = str | tuple[str, ...] | Entities
-"""What is asked of a row: one label, the set of its labels (sorted), or the entities in it."""
+Target: TypeAlias = str | tuple[str, ...] | Entities | float
+"""What is asked of a row: one label, the set of its labels (sorted), its entities, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Prediction:
     """An answer to one record: `value` has the type of the record's target.
 
     Attributes:
-        value: The predicted label, the tuple of predicted labels, or the predicted entities.
+        value: The predicted label, the tuple of predicted labels, the entities, or the number.
         scores: Probability of every label, each in [0, 1]; entities carry their own.
     """
 

@@ -26,8 +26,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import build_model, write_colours
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

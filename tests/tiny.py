@@ -7,6 +7,9 @@ import string
 from pathlib import Path
 from typing import Any
 
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Real data sets that tests read where they are there."""
+
 WORDS = (
     "the a of and to in it is was for on that with red green blue my your order where when "
     "not card money back want please help good bad film game phone sports world business"

@@ -21,7 +21,7 @@ class Metric(Component):
     """A score that compares predicted values with the records' targets."""
 
     answers: ClassVar[tuple[str, ...]]
-    """The kinds of value it can score: `label`, `label set`, `entities`."""
+    """The kinds of value it can score: `label`, `label set`, `entities`, `number`."""
     greater_is_better: ClassVar[bool] = True
 
     @abstractmethod

@@ -19,7 +19,10 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
     import evaluate
 
     value = datasets.Value("string")
-    feature = value if "label" in metric.answers else datasets.Sequence(value)
+    if "number" in metric.answers:
+        value = datasets.Value("float64")
+    single = {"label", "number"} & set(metric.answers)
+    feature = value if single else datasets.Sequence(value)
     as_value = _of_tags if "entities" in metric.answers else lambda value: value
 
     class Module(evaluate.Metric):

@@ -107,7 +107,8 @@ class PromptEstimator:
             text = json.dumps(self.shots, indent=2, ensure_ascii=False)
             (workplace.model / SHOTS).write_text(text + "\n", encoding="utf-8")
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
-        log.info("  %s parameters, none of them trained; %d shots", f"{parameters:,}", len(self.shots))
+        shots = "1 shot" if len(self.shots) == 1 else f"{len(self.shots)} shots"
+        log.info("  %s parameters, none of them trained; %s", f"{parameters:,}", shots)
         return {
             "parameters": parameters,
             "trained_parameters": 0,

@@ -14,6 +14,7 @@ from pydantic import model_validator
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Entities, Prediction, Record, Target
 from ftkit.tasks.base import Field, Task
+from ftkit.tasks.reading import text_of, whole
 
 if TYPE_CHECKING:
     from ftkit.training.heads import Objective
@@ -74,8 +75,8 @@ class Classification(Task):
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         pair = values.get("text_pair")
         return Record(
-            text=_text(values.get("text"), "text", where),
-            text_pair=None if "text_pair" not in values else _text(pair, "text_pair", where),
+            text=text_of(values.get("text"), "text", where),
+            text_pair=None if "text_pair" not in values else text_of(pair, "text_pair", where),
             target=self._answer(values.get("label"), where),
             where=where,
         )
@@ -209,35 +210,12 @@ class Classification(Task):
         )
 
 
-def _text(value: Any, field: str, where: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        kind = "missing (null)" if value is None else "empty"
-        raise InputError(f"the {field} is {kind}", where=where, hint="remove the row or fill it in")
-    if not isinstance(value, str):
-        raise InputError(
-            f"the {field} is {value!r:.80}, not a string",
-            where=where,
-            hint="write it as a string, or map the right column with data.columns",
-        )
-    return _whole(value, field, where)
-
-
-def _whole(value: str, field: str, where: str) -> str:
-    """A string without halves of characters, which JSON can hold but no tokenizer or file takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(value[error.start]):04X}"
-        raise InputError(f"the {field} holds half a character (the surrogate {half})", where=where) from None
-    return value
-
-
 def _label_text(value: Any, where: str) -> str:
     """A label as its name: integers and whole floats by their digits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (str, int)):
-        return _whole(str(value).strip(), "label", where)
+        return whole(str(value).strip(), "label", where)
     hint = "for several labels a row set task.multi_label: true" if isinstance(value, list) else ""
     raise InputError(f"the label is {value!r:.80}, not a name or a whole number", where=where, hint=hint)
 
@@ -254,7 +232,7 @@ def _some(labels: Sequence[str]) -> str:
 def _names(target: Target | None) -> tuple[str, ...]:
     if target is None:
         return ()
-    assert not isinstance(target, Entities)
+    assert not isinstance(target, (Entities, float))
     return (target,) if isinstance(target, str) else target
 
 

@@ -28,6 +28,7 @@ from ftkit.tagging import (
     tag_names,
 )
 from ftkit.tasks.base import Field, Task
+from ftkit.tasks.reading import text_of
 
 if TYPE_CHECKING:
     from ftkit.training.heads import Objective
@@ -121,7 +122,7 @@ class Ner(Task):
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         if "token" in values:
             return self._of_tokens(values, where)
-        text = _text(values.get("text"), where)
+        text = text_of(values.get("text"), "text", where)
         words = words_of(text, self.word_pattern)
         if not words:
             raise InputError("the text holds no word", where=where, hint="remove the row or fill it in")
@@ -142,7 +143,9 @@ class Ner(Task):
             start += len(token) + 1
         tags = values.get("tag")
         target = None if tags is None else self._raw_tags(tags, tokens, where)
-        return Record(_text(" ".join(tokens), where), where=where, words=tuple(words), target=target)
+        return Record(
+            text_of(" ".join(tokens), "text", where), where=where, words=tuple(words), target=target
+        )
 
     def _raw_tags(self, tags: Any, tokens: Sequence[str], where: str) -> tuple[str, ...]:
         tags = _list(tags, "tags", where)
@@ -456,24 +459,6 @@ def _list(value: Any, what: str, where: str) -> list[Any]:
         hint='a row holds lists, such as {"tokens": ["Paris", "fell"], "ner_tags": ["B-LOC", "O"]}; a file '
         "with a word a line is read with data.format: conll",
     )
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        what = (
-            "missing (null)"
-            if value is None
-            else "empty"
-            if isinstance(value, str)
-            else f"{value!r:.80}, no string"
-        )
-        raise InputError(f"the text is {what}", where=where, hint="remove the row or fill it in")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(value[error.start]):04X}"
-        raise InputError(f"the text holds half a character (the surrogate {half})", where=where) from None
-    return value
 
 
 def _spans(value: Any, text: str, where: str) -> Any:

@@ -8,7 +8,7 @@ that batch is cut.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -109,17 +109,9 @@ class SequenceHead(Objective):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
         number = {name: index for index, name in enumerate(self.labels)}
-        features: list[Features] = []
-        truncated = 0
-        for start in range(0, len(records), _CHUNK):
-            chunk = records[start : start + _CHUNK]
-            rows, cut = tokenize(chunk, tokenizer, max_length)
-            truncated += cut
-            for record, row in zip(chunk, rows, strict=True):
-                if record.target is not None:
-                    row["labels"] = self._label_vector(record.target, number)
-                features.append(row)
-        return Encoded(features, list(range(len(features))), truncated)
+        return encoded_texts(
+            records, tokenizer, max_length, lambda target: self._label_vector(target, number)
+        )
 
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
         values = [row["labels"] for row in features]
@@ -169,6 +161,26 @@ class SequenceHead(Objective):
         for name in target:
             vector[number[name]] = 1.0
         return vector
+
+
+def encoded_texts(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    label: Callable[[Any], Any],
+) -> Encoded:
+    """A row of features for each record; `label` makes `labels` of a target."""
+    features: list[Features] = []
+    truncated = 0
+    for start in range(0, len(records), _CHUNK):
+        chunk = records[start : start + _CHUNK]
+        rows, cut = tokenize(chunk, tokenizer, max_length)
+        truncated += cut
+        for record, row in zip(chunk, rows, strict=True):
+            if record.target is not None:
+                row["labels"] = label(record.target)
+            features.append(row)
+    return Encoded(features, list(range(len(features))), truncated)
 
 
 def tokenize(

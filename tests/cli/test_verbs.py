@@ -188,15 +188,23 @@ def test_light_verbs_import_nothing_heavy(command: str, recipe_file: Path) -> No
 
 @pytest.mark.parametrize(("command", "seconds"), [("--help", 0.35), ("check", 1.0)])
 def test_help_and_check_are_quick(command: str, seconds: float, recipe_file: Path) -> None:
-    """CPU time of the best of up to fifteen runs, as machines that run tests are busy ones."""
+    """CPU time of the best of up to fifteen runs, measured beside an import that takes 0.2 s on a quiet
+    machine: on one that other work slows down, the bound is as many times longer.
+    """
     arguments = [command, str(recipe_file)] if command == "check" else [command]
-    times = []
+    times, imports = [], []
     while len(times) < 15 and min(times, default=seconds) >= seconds:
-        before = os.times()
-        subprocess.run([sys.executable, "-m", "ftkit", *arguments], capture_output=True, check=True)
-        after = os.times()
-        times.append(sum(after[2:4]) - sum(before[2:4]))
-    assert min(times) < seconds
+        imports.append(cpu_seconds("-c", "import typer.rich_utils, rich.markdown"))
+        times.append(cpu_seconds("-m", "ftkit", *arguments))
+    assert min(times) < seconds * max(1.0, min(imports) / 0.2)
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """CPU time of a Python process."""
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
 
 
 def test_generated_reference_is_up_to_date() -> None:

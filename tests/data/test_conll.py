@@ -360,7 +360,7 @@ def test_no_word_is_empty(pattern: str, read: Read) -> None:
 
 def test_entities_within_words_are_noted(read: Read) -> None:
     dataset = read([{"text": "Annabel won", "entities": [[0, 3, "PER"]]}])
-    assert entities(dataset) == [[("Ann", "PER")]]
+    assert entities(dataset) == [[("Annabel", "PER")]], "scores and tags are those of words"
     assert dataset["train"][0].target.tags == ("B-PER", "O")
     assert any("1 entities begin or end inside a word" in note for note in dataset.notes)
 

@@ -83,7 +83,7 @@ def test_the_command_line(prompted: dict[str, Any], tmp_path: Path, ftkit: Calla
     assert "method prompt does not train\n  score it with ftkit eval RECIPE" in refused.stderr
     first = ftkit("eval", "recipe.yaml", "--json")
     assert first.returncode == 0, first.stderr
-    assert "none of them trained; 1 shots" in first.stderr
+    assert "none of them trained; 1 shot" in first.stderr
     scores = json.loads(first.stdout)
     again = ftkit("eval", "recipe.yaml", "--json")
     assert json.loads(again.stdout)["metrics"] == scores["metrics"], "the shots are those of the run"

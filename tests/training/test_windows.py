@@ -12,10 +12,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from conftest import SHARED_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import _byte_level, _wordpiece
+from tiny import SHARED_DATA, _byte_level, _wordpiece
 from torch.nn import functional
 
 from ftkit.data.source import DataSource

@@ -1,0 +1,76 @@
+"""Scores of numbers against scipy and scikit-learn; a regression run end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import root_mean_squared_error
+from transformers import pipeline
+
+import ftkit
+from ftkit.errors import FtkitError
+from ftkit.metrics.bootstrap import interval
+from ftkit.metrics.numbers import Pearson, Rmse, Spearman
+
+numbers = st.integers(-50, 50).map(lambda number: number / 4)
+pairs = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=40).filter(
+    lambda rows: all(len(set(column)) > 1 for column in zip(*rows, strict=True))
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(pairs)
+def test_against_scipy(rows: list[tuple[float, float]]) -> None:
+    true, said = (list(column) for column in zip(*rows, strict=True))
+    assert Pearson().compute(true, said, []) == pytest.approx(stats.pearsonr(true, said)[0], abs=1e-9)
+    assert Spearman().compute(true, said, []) == pytest.approx(stats.spearmanr(true, said)[0], abs=1e-9)
+    rmse = Rmse().compute(true, said, [])
+    assert rmse == pytest.approx(root_mean_squared_error(true, said), abs=1e-9)
+    assert Rmse().from_counts(Rmse().counts(true, said, []).sum(axis=0)) == pytest.approx(rmse, abs=1e-9)
+
+
+def test_no_variation_is_no_correlation() -> None:
+    assert Pearson().compute([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], []) == 0.0
+
+
+def test_the_interval_holds_the_score() -> None:
+    generator = numpy.random.default_rng(0)
+    true = generator.normal(size=200)
+    said = true + generator.normal(size=200)
+    low, high = interval(Pearson(), true.tolist(), said.tolist(), [])
+    assert low < Pearson().compute(true.tolist(), said.tolist(), []) < high
+    assert high - low < 0.3
+
+
+@pytest.fixture
+def lengths(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A recipe that learns how many words a text has, in tens."""
+    rows = ["text,label", *(f"{' '.join(['the'] * n)},{n / 10}" for n in range(1, 21) for _ in range(3))]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    data = {"train_file": str(tmp_path / "rows.csv"), "validation_fraction": 0.2, "test_fraction": 0.2}
+    return recipe | {"task": "regression", "data": data}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
+def test_a_run(architecture: str, lengths: dict[str, Any], tiny: Callable[[str], Path]) -> None:
+    run = ftkit.finetune(lengths | {"model": {"name_or_path": str(tiny(architecture))}})
+    assert set(run.metrics["metrics"]) == {"pearson", "spearman", "rmse"}
+    texts = ["the the the", "the the the the the the the the the"]
+    values = [one.value for one in ftkit.predict(run, texts)]
+    plain = pipeline("text-classification", model=str(run.folder / "model"))
+    assert [one["score"] for one in plain(texts)] == pytest.approx(values, abs=1e-4)
+
+
+@pytest.mark.parametrize("label", ["warm", "nan", "inf", "1;2"])
+def test_what_is_no_number(label: str, lengths: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(path.read_text() + f"the end,{label}\n")
+    with pytest.raises(FtkitError, match=r"rows.csv:62: the label is .*, not a number"):
+        ftkit.finetune(lengths)
