@@ -16,6 +16,8 @@ def check(
 ) -> None:
     """Check a recipe, its data and its model in a second, before anything is loaded."""
     console.start(quiet=quiet)
+    from ftkit.component import discover
+    from ftkit.methods.base import Method
     from ftkit.preflight import check as check_recipe
 
     report = check_recipe(recipe, set_ or ())
@@ -24,4 +26,5 @@ def check(
     else:
         console.emit("\n".join(f"{name}: {value}" for name, value in report.items()))
     overrides = "".join(f" --set {shlex.quote(override)}" for override in set_ or ())
-    console.hint(f"Next: ftkit finetune {recipe}{overrides}")
+    verb = "finetune" if discover(Method)[report["method"]].trains else "eval"
+    console.hint(f"Next: ftkit {verb} {recipe}{overrides}")

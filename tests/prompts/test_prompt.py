@@ -78,6 +78,7 @@ def test_scores_do_not_depend_on_company_or_order(prompted: dict[str, Any]) -> N
 
 def test_the_command_line(prompted: dict[str, Any], tmp_path: Path, ftkit: Callable[..., Any]) -> None:
     (tmp_path / "recipe.yaml").write_text(json.dumps(prompted))
+    assert "Next: ftkit eval recipe.yaml" in ftkit("check", "recipe.yaml").stderr
     refused = ftkit("finetune", "recipe.yaml")
     assert refused.returncode == 2
     assert "method prompt does not train\n  score it with ftkit eval RECIPE" in refused.stderr
