@@ -210,6 +210,7 @@ def run(job: dict[str, Any], name: str) -> dict[str, Any]:
     # Threads that spin while they wait take the cores from whatever else runs on them.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", **os.environ}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
+    threads = int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     started, used = time.perf_counter(), cpu_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -217,6 +218,7 @@ def run(job: dict[str, Any], name: str) -> dict[str, Any]:
     result = json.loads(done.stdout.splitlines()[-1])
     result["seconds"] = round(time.perf_counter() - started, 1)
     result["cpu_seconds"] = round(cpu_seconds() - used, 1)
+    result["threads"] = threads
     print(f"{name}: {result['score']:.4f}, {result['seconds']:.0f} s", flush=True)
     return dict(result)
 
