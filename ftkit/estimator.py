@@ -32,8 +32,9 @@ def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | N
     head = recipe.method.head(recipe.task.head(labels))
 
     def load() -> Loaded:
-        family = family_of(recipe, loading.load_config(located, source).to_dict())
-        loaded = loading.load(located, source, head)
+        ready = located.ready()
+        family = family_of(recipe, loading.load_config(ready, source).to_dict())
+        loaded = loading.load(ready, source, head)
         family.complete(loaded)
         return loaded
 

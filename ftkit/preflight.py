@@ -28,7 +28,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
     located = checked.model.locate()
     if located.folder:
-        report["model"] = f"{located.folder} ({family_of(checked, dict(located.config)).name()})"
+        report["model"] = f"{located.name_or_path} ({family_of(checked, dict(located.config)).name()})"
     else:
         report["model"] = f"{checked.model.name_or_path} (on the Hub, not looked at)"
     if name := checked.data.dataset_name:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import InputError, UsageError
-from ftkit.models.source import weights_sha256
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.comparing import differences
 from ftkit.recipe.loading import to_yaml
@@ -213,7 +212,7 @@ class Run:
             "base_model": {
                 "source": self.recipe.model.name_or_path,
                 "revision": self.recipe.model.revision,
-                "sha256": weights_sha256(located.folder) if located.folder else None,
+                "sha256": located.sha256(),
             },
         }
         self._write_manifest()

