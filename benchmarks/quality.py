@@ -34,11 +34,11 @@ FULL = {"type": "full"}
 LORA = {"type": "lora", "r": 16, "lora_alpha": 32}
 # What is tried on validation data, by row: (method, longest input, epochs, batch, learning rate).
 CANDIDATES: dict[str, list[tuple[dict[str, Any], int, int, int, float]]] = {
-    "snips-full": [(FULL, 64, 1, 32, 1e-4)],
+    "snips-full": [(FULL, 64, 1, 32, 1e-4), (FULL, 64, 3, 32, 2e-4), (FULL, 64, 4, 32, 4e-4)],
     "banking77-full": [(FULL, 32, 5, 64, 5e-4), (FULL, 128, 5, 64, 5e-4)],
     "banking77-lora": [(LORA, 128, 6, 64, 2e-3)],
     "wnut17-full": [(FULL, 128, 4, 32, 1e-4), (FULL, 128, 4, 32, 3e-4)],
-    "ncbi_disease-full": [(FULL, 256, 4, 32, 1e-4), (FULL, 256, 4, 32, 3e-4)],
+    "ncbi_disease-full": [(FULL, 256, 4, 32, 2e-4)],
     "snips_slots-full": [(FULL, 128, 4, 32, 3e-4)],
     "sec_filings-full": [(FULL, 256, 8, 32, 1e-4)],
 }

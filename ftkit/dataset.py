@@ -122,7 +122,7 @@ def _refuse_columns(
 ) -> None:
     """Training needs the answer; and an answer read as the text would be a perfect score."""
     answer = task.answer_fields[0]
-    if must_answer and not any(field in columns for field in task.answer_fields):
+    if must_answer and not task.answered_by(columns):
         looked = " or ".join(
             repr(name) for field in task.answer_fields for name in task.fields[field].aliases
         )
@@ -173,13 +173,13 @@ def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -
     if not train:
         return
     yield from task.notes(train, labels)
-    texts = {(record.text, record.text_pair) for record in train}
+    texts = {record.question() for record in train}
     if repeated := len(train) - len(texts):
         yield f"{repeated} of {len(train)} training rows repeat an earlier text"
     for split in ("validation", "test"):
         if splits.get(split) and not labelled(splits[split]):
             yield f"the {split} rows have no labels: nothing is scored on them"
-        shared = [r for r in splits.get(split, ()) if (r.text, r.text_pair) in texts]
+        shared = [r for r in splits.get(split, ()) if r.question() in texts]
         if shared:
             where = shared[0].where
             many = "1 {split} row is" if len(shared) == 1 else "{n} {split} rows are"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ftkit.component import discover
 from ftkit.errors import UsageError
 from ftkit.families.base import Family
+from ftkit.models.source import read_config
 from ftkit.recipe import Recipe
 from ftkit.records import Record
-from ftkit.training.setup import Estimator, Loaded, Setup
+from ftkit.training.setup import Estimator, Head, Loaded, Setup
 
 if TYPE_CHECKING:
     from ftkit.run import Run
@@ -34,20 +35,26 @@ def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | N
     def load() -> Loaded:
         ready = located.ready()
         family = family_of(recipe, loading.load_config(ready, source).to_dict())
-        loaded = loading.load(ready, source, head)
+        loaded = loading.load(ready, source, with_language_model(head, family))
         family.complete(loaded)
         return loaded
 
-    def objective(train: Sequence[Record]) -> Any:
+    def load_finished(folder: Path) -> Any:
+        return loading.load_finished(
+            folder, with_language_model(head, family_of(recipe, read_config(folder)))
+        )
+
+    def objective(train: Sequence[Record], config: Any) -> Any:
         smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
-        return recipe.task.objective(labels, train, label_smoothing=smoothing)
+        family = family_of(recipe, config.to_dict()).name()
+        return recipe.task.objective(labels, train, family=family, label_smoothing=smoothing)
 
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(
             labels=tuple(labels),
             load=load,
-            load_finished=lambda folder: loading.load_finished(folder, head),
+            load_finished=load_finished,
             load_tokenizer=loading.load_saved_tokenizer,
             objective=objective,
             arguments=recipe.arguments,
@@ -57,8 +64,15 @@ def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | N
             best_metric=recipe.best_metric,
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
             max_length=max_length or source.max_length,
+            generation=recipe.generation.settings(),
+            write_in_validation=recipe.best_needs_text,
         )
     )
+
+
+def with_language_model(head: Head, family: type[Family]) -> Head:
+    """The head with its auto class: for a language model, that of the family."""
+    return Head(head.auto_class or family.language_model, head.config)
 
 
 def finished_estimator(run: Run) -> Estimator:
@@ -72,18 +86,18 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
     """The family of the recipe's model.
 
     Raises:
-        UsageError: No family owns it, or the method does not work with that family.
+        UsageError: No family owns it, or the task or the method does not work with that family.
     """
     if family := recipe.family_of(config):
-        method = recipe.method
-        if method.families is None or family.name() in method.families:
-            return family
-        fit = "; ".join(f"{name} ({discover(Family)[name].examples})" for name in method.families)
-        raise UsageError(
-            f"method {method.type} does not work with models of the family {family.name()}",
-            where=f"model.name_or_path: {recipe.model.name_or_path}",
-            hint=f"it works with: {fit}",
-        )
+        for kind, part in (("task", recipe.task), ("method", recipe.method)):
+            if part.families is not None and family.name() not in part.families:
+                fit = "; ".join(f"{name} ({discover(Family)[name].examples})" for name in part.families)
+                raise UsageError(
+                    f"{kind} {part.type} does not work with models of the family {family.name()}",
+                    where=f"model.name_or_path: {recipe.model.name_or_path}",
+                    hint=f"it works with: {fit}",
+                )
+        return family
     known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
     raise UsageError(
         f"no family takes a model of type {config.get('model_type')!r}",

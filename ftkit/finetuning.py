@@ -84,10 +84,11 @@ def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tu
         run.start(dataset, limit=limit, resume=resume)
     processes().wait_for_everyone()
     log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
+    chosen = [metric for metric in recipe.metrics if recipe.best_needs_text or not metric.reads_text]
     figures = estimator.fit(
         train,
         validation,
-        lambda predictions: headline_scores(predictions, validation, recipe.metrics, dataset.labels),
+        lambda predictions: headline_scores(predictions, validation, chosen, dataset.labels),
         workplace,
     )
     scores, predictions = None, list[Prediction]()
@@ -104,7 +105,7 @@ def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tu
 def tell(dataset: Dataset) -> None:
     """Say what was read, and what about it should be known."""
     rows = ", ".join(f"{len(records):,} {split}" for split, records in dataset.splits.items())
-    log.info("  %s rows, %d labels", rows, len(dataset.labels))
+    log.info("  %s rows%s", rows, f", {len(dataset.labels)} labels" if dataset.labels else "")
     for note in dataset.notes:
         log.warning("  note: %s", note)
 

@@ -41,7 +41,8 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     for split, records in dataset.splits.items():
         more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
         report[split] = f"{len(records):,} rows{more}"
-    report["labels"] = ", ".join(dataset.labels[:12]) + (", ..." if len(dataset.labels) > 12 else "")
+    if dataset.labels:
+        report["labels"] = ", ".join(dataset.labels[:12]) + (", ..." if len(dataset.labels) > 12 else "")
     for number, note in enumerate(dataset.notes, 1):
         report[f"note {number}"] = note
     return report

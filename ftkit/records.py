@@ -42,8 +42,38 @@ class Entities:
     words: tuple[tuple[int, int], ...]
 
 
-Target: TypeAlias = str | tuple[str, ...] | Entities | float
-"""What is asked of a row: one label, the set of its labels (sorted), its entities, or a number."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: What is said.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A text that a model writes, or is asked to write.
+
+    Attributes:
+        text: The text; of a target, the one to learn from.
+        others: Further texts that would be as right.
+        loss: Of a prediction: negative log-likelihood of the target, summed over its tokens, in nats.
+        tokens: Of a prediction: the tokens of the target that the loss is over.
+    """
+
+    text: str
+    others: tuple[str, ...] = ()
+    loss: float = 0.0
+    tokens: int = 0
+
+
+Target: TypeAlias = str | tuple[str, ...] | Entities | float | Writing
+"""What is asked of a row: one label, the set of its labels (sorted), its entities, a number, or a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +86,7 @@ class Record:
         target: The right answer; `None` where the data holds none.
         where: File and line (or row), for messages.
         words: First and last character (exclusive) of each word, where a task looks at words.
+        turns: The conversation up to the answer, where the task is one; `text` is its last message.
     """
 
     text: str
@@ -63,6 +94,11 @@ class Record:
     target: Target | None = None
     where: str = ""
     words: tuple[tuple[int, int], ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    def question(self) -> tuple[Any, ...]:
+        """All of the row but its answer: two rows with the same question are the same row."""
+        return (self.text, self.text_pair, *self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +106,7 @@ class Prediction:
     """An answer to one record: `value` has the type of the record's target.
 
     Attributes:
-        value: The predicted label, the tuple of predicted labels, the entities, or the number.
+        value: The predicted label, the tuple of predicted labels, the entities, the number, or the text.
         scores: Probability of every label, each in [0, 1]; entities carry their own.
     """
 
@@ -115,19 +151,21 @@ class Scores:
         rows: How many records were scored.
         metrics: Headline scores by metric name.
         details: Tables by name: per-label scores, the confusion matrix.
+        signatures: How exactly a score is computed, by metric name, where programs differ.
     """
 
     split: str
     rows: int
     metrics: Mapping[str, Score]
     details: Mapping[str, Any] = field(default_factory=dict)
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
 
 def fingerprint(records: Iterable[Record]) -> str:
     """SHA-256 over texts and targets in order (not over file names)."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(repr((record.text, record.text_pair, record.target)).encode())
+        digest.update(repr((*record.question(), record.target)).encode())
     return digest.hexdigest()
 
 

@@ -38,7 +38,8 @@ def score(
             headlines[metric.name()] = Score(result, *interval(metric, references, values, labels))
         else:
             details[metric.name()] = result
-    return Scores(split, len(records), headlines, details)
+    signatures = {metric.name(): text for metric in metrics if (text := metric.signature())}
+    return Scores(split, len(records), headlines, details, signatures)
 
 
 def headline_scores(

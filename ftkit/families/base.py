@@ -21,6 +21,8 @@ class Family(Component):
 
     examples: ClassVar[str]
     """Well-known members, for lists."""
+    language_model: ClassVar[str]
+    """The auto class that gives its members their language model head."""
 
     @classmethod
     @abstractmethod

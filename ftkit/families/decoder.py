@@ -17,6 +17,7 @@ class Decoder(Family):
 
     type: Literal["decoder"] = "decoder"
     examples: ClassVar[str] = "gpt2, llama, qwen2, mistral, gemma, gpt_neox, opt"
+    language_model: ClassVar[str] = "AutoModelForCausalLM"
 
     @classmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ class Encoder(Family):
 
     type: Literal["encoder"] = "encoder"
     examples: ClassVar[str] = "bert, distilbert, roberta, deberta-v2, electra, modernbert"
+    language_model: ClassVar[str] = "AutoModelForMaskedLM"
 
     @classmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:

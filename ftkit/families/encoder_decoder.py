@@ -16,6 +16,7 @@ class EncoderDecoder(Family):
 
     type: Literal["encoder_decoder"] = "encoder_decoder"
     examples: ClassVar[str] = "t5, mt5, bart"
+    language_model: ClassVar[str] = "AutoModelForSeq2SeqLM"
 
     @classmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:

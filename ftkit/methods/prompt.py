@@ -62,7 +62,7 @@ class Prompt(Method):
     def head(self, head: Head) -> Head:
         from ftkit.training.setup import Head
 
-        return Head("AutoModelForCausalLM", {})
+        return Head(None, {})
 
     def estimator(self, setup: Setup) -> Estimator:
         """The estimator that ranks.

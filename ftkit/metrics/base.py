@@ -21,8 +21,10 @@ class Metric(Component):
     """A score that compares predicted values with the records' targets."""
 
     answers: ClassVar[tuple[str, ...]]
-    """The kinds of value it can score: `label`, `label set`, `entities`, `number`."""
+    """The kinds of value it can score: `label`, `label set`, `entities`, `number`, `text`, `document`."""
     greater_is_better: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = False
+    """Whether it scores a text that the model writes, rather than the loss of a known one."""
 
     @abstractmethod
     def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Any:
@@ -33,6 +35,10 @@ class Metric(Component):
             predictions: The predicted ones.
             labels: All labels in the model's order.
         """
+
+    def signature(self) -> str:
+        """How exactly it is computed, where scores of other programs may differ."""
+        return ""
 
     def module(self, labels: Sequence[str]) -> evaluate.Metric:
         """This metric as an `evaluate.Metric`, which works offline and with other tools."""

@@ -43,13 +43,13 @@ def load_config(located: Located, source: ModelSource) -> Any:
 
 
 def load(located: Located, source: ModelSource, head: Head) -> Loaded:
-    """Load a model with a head, new where the checkpoint has none (or one of another size).
+    """Load a model with a head (its auto class known), new where the checkpoint has none that fits.
 
     Raises:
         InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
     """
     config = load_config(located, source)
-    auto_class = getattr(transformers, head.auto_class)
+    auto_class = getattr(transformers, str(head.auto_class))
     with explained(source.name_or_path):
         model, info = auto_class.from_pretrained(
             located.name_or_path,
@@ -70,6 +70,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.name_or_path,
         revision=source.revision,
+        auto_class=str(head.auto_class),
     )
 
 
@@ -98,7 +99,7 @@ def load_finished(folder: Path, head: Head) -> PreTrainedModel:
     """Load a model that was saved whole; every parameter must be in the file."""
     if not folder.is_dir():
         raise InputError("the run has no such folder", where=str(folder), hint="train it again")
-    auto_class = getattr(transformers, head.auto_class)
+    auto_class = getattr(transformers, str(head.auto_class))
     with explained(str(folder)):
         model, info = auto_class.from_pretrained(
             folder, output_loading_info=True, use_safetensors=True, dtype="float32"

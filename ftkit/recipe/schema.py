@@ -62,6 +62,44 @@ class EngineSettings(Block):
     optimizer batch, the rows and the gradient stay the same."""
 
 
+class Generation(Block):
+    """How texts are written, by the names of transformers' `GenerationConfig`."""
+
+    max_new_tokens: PositiveInt = 128
+    """The most tokens that are written."""
+    min_new_tokens: PositiveInt | None = None
+    """The fewest."""
+    do_sample: bool = False
+    """Draw each token, instead of taking the likeliest."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """With `do_sample`: below 1, likely tokens are drawn more often."""
+    top_k: PositiveInt | None = None
+    """With `do_sample`: draw among this many of the likeliest tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With `do_sample`: draw among the likeliest tokens that together have this probability."""
+    num_beams: PositiveInt = 1
+    """Follow this many texts at once and take the likeliest."""
+    length_penalty: float | None = None
+    """With `num_beams`: above 0, longer texts are preferred."""
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Above 1, tokens that already stand are avoided (Keskar et al., 2019)."""
+    no_repeat_ngram_size: PositiveInt | None = None
+    """No sequence of this many tokens is written twice."""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Generation:
+        given = [name for name in ("temperature", "top_k", "top_p") if getattr(self, name) is not None]
+        if given and not self.do_sample:
+            raise ValueError(f"{given[0]} does nothing without do_sample: true")
+        if self.length_penalty is not None and self.num_beams == 1:
+            raise ValueError("length_penalty does nothing without num_beams")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What is said, by name."""
+        return self.model_dump(exclude_none=True)
+
+
 if TYPE_CHECKING:
     AnyTask: TypeAlias = Task
     AnyMethod: TypeAlias = Method
@@ -94,6 +132,8 @@ class Recipe(Block):
     """Bounds by metric (or by path, such as `per_label.refund.f1`); one that fails is exit 4."""
     early_stopping: EarlyStopping | None = None
     """Stop when the validation score no longer improves."""
+    generation: Generation = Generation()
+    """How texts are written, for tasks whose answer is a text."""
     engine: EngineSettings = EngineSettings()
     """Precision and micro-batches."""
     output_dir: str
@@ -133,6 +173,12 @@ class Recipe(Block):
         better = {metric.name(): metric.greater_is_better for metric in headlines}
         return name, better.get(name, False)
 
+    @property
+    def best_needs_text(self) -> bool:
+        """Whether the score that chooses the checkpoint is one of written texts."""
+        name, _ = self.best_metric
+        return any(metric.name() == name and metric.reads_text for metric in self.metrics)
+
     def family_of(self, config: Mapping[str, Any]) -> type[Family] | None:
         """The family that owns a model configuration."""
         owners = [family for family in discover(Family).values() if family.owns(config)]
@@ -140,6 +186,6 @@ class Recipe(Block):
 
 
 BLOCK_ORDER = (
-    "task", "model", "data", "method", "training", "early_stopping", "engine",
+    "task", "model", "data", "method", "training", "early_stopping", "generation", "engine",
     "metrics", "gates", "output_dir", "seed",
 )  # fmt: skip

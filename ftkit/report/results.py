@@ -20,6 +20,7 @@ def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
         "precision": precision,
         "metrics": {name: asdict(score) for name, score in scores.metrics.items()},
         "details": dict(scores.details),
+        **({"signatures": dict(scores.signatures)} if scores.signatures else {}),
     }
 
 
@@ -32,6 +33,7 @@ def write_predictions(
             row = {
                 "text": record.text,
                 **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
+                **({"turns": [asdict(turn) for turn in record.turns]} if len(record.turns) > 1 else {}),
                 "target": task.answer_json(record.target, record),
                 "prediction": task.answer_json(prediction.value, record),
             }

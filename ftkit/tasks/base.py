@@ -31,10 +31,12 @@ class Task(Component):
     """What is read from a row, by field name."""
     answer_fields: ClassVar[tuple[str, ...]]
     """The fields that can hold the right answer; not needed to predict."""
+    families: ClassVar[tuple[str, ...] | None] = None
+    """The model families it can be solved with; `None` for all."""
     tags_words: ClassVar[bool] = False
     """Whether a prediction holds a tag for each word."""
-    pipeline: ClassVar[str]
-    """The transformers pipeline that runs a model with this task's head."""
+    pipeline: ClassVar[str | None]
+    """The transformers pipeline that runs a model with this task's head; `None` where there is none."""
 
     @property
     @abstractmethod
@@ -53,6 +55,10 @@ class Task(Component):
         Raises:
             InputError: A value is empty or of the wrong kind, with the row.
         """
+
+    def answered_by(self, columns: Mapping[str, Any]) -> bool:
+        """Whether the columns that were found can hold the right answer."""
+        return any(field in columns for field in self.answer_fields)
 
     def blank(self, values: Mapping[str, Any]) -> bool:
         """Whether a row of a data set holds nothing at all, and is left out."""
@@ -92,9 +98,9 @@ class Task(Component):
 
     @abstractmethod
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, label_smoothing: float
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
-        """Features in, losses and predictions out, for models with this task's head."""
+        """Features in, losses and predictions out, for models of a family with this task's head."""
 
     @abstractmethod
     def answer_json(self, value: Any, record: Record) -> Any:

@@ -12,7 +12,7 @@ from pydantic import Field as Limits
 from pydantic import model_validator
 
 from ftkit.errors import InputError, UsageError
-from ftkit.records import Entities, Prediction, Record, Target
+from ftkit.records import Prediction, Record, Target
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of, whole
 
@@ -129,7 +129,7 @@ class Classification(Task):
         )
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, label_smoothing: float
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
         from ftkit.training.heads import SequenceHead
 
@@ -232,7 +232,7 @@ def _some(labels: Sequence[str]) -> str:
 def _names(target: Target | None) -> tuple[str, ...]:
     if target is None:
         return ()
-    assert not isinstance(target, (Entities, float))
+    assert isinstance(target, (str, tuple))
     return (target,) if isinstance(target, str) else target
 
 

@@ -325,7 +325,7 @@ class Ner(Task):
         )
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, label_smoothing: float
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
         from ftkit.training.token_head import TokenHead
 

@@ -166,8 +166,9 @@ class Engine(Trainer):
         """
         inputs = dict(inputs)
         labels, weights, rows = (inputs.pop(name) for name in ("labels", WEIGHTS, ROWS))
-        outputs = model(**inputs)
-        losses = self.collator.objective.row_losses(outputs["logits"], labels)
+        objective = self.collator.objective
+        outputs = objective.outputs(model, inputs, labels)
+        losses = objective.row_losses(outputs, labels)
         if not bool(torch.isfinite(losses).all()):
             self._stop("the loss is not finite", rows[~torch.isfinite(losses)])
         loss = (losses * weights).sum() / num_items_in_batch * self.args.world_size

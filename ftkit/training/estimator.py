@@ -18,11 +18,13 @@ from ftkit.records import Prediction, Record
 from ftkit.training.batches import Collator, by_length
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
+from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.precision import autocast, resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Workplace
+from ftkit.training.writing import WritingHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +35,7 @@ log = logging.getLogger("ftkit")
 
 _EVAL_BATCH = 64
 _ROWS_COMPARED = 64
+_SHORTEST_PROMPT = 8
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -60,6 +63,7 @@ class TrainedEstimator:
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.max_length = 0
         self.new_parameters: tuple[str, ...] = ()
+        self.auto_class = ""
 
     # Fitting ----------------------------------------------------------------------------
 
@@ -77,6 +81,7 @@ class TrainedEstimator:
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
         self.new_parameters = loaded.new_parameters
+        self.auto_class = loaded.auto_class
 
     def fit(
         self,
@@ -101,6 +106,8 @@ class TrainedEstimator:
             InputError: The saved model does not predict what the trained one did.
         """
         encoded = self._encode(train)
+        if not encoded.features:
+            raise InputError("nothing can be learned from any training row: " + "; ".join(encoded.notes))
         figures = self._describe(encoded, len(train))
         engine = Engine(
             self.model,
@@ -154,8 +161,8 @@ class TrainedEstimator:
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.objective = self.setup.objective(train)
-        self.objective.check(tokenizer, max_length)
+        self.objective = self.setup.objective(train, self.model.config)
+        self.objective.prepare(tokenizer, max_length)
         self.collator = Collator(tokenizer, self.objective, max_length)
 
     def _encode(self, records: Sequence[Record]) -> Encoded:
@@ -181,6 +188,7 @@ class TrainedEstimator:
             "parameters": total,
             "trained_parameters": trained,
             "new_parameters": list(self.new_parameters),
+            "auto_class": self.auto_class,
             "max_length": self.max_length,
             "truncated_rows": encoded.truncated,
         }
@@ -237,7 +245,8 @@ class TrainedEstimator:
         encoded = self._encode(validation)
 
         def evaluate() -> dict[str, float]:
-            predictions, loss = self._predict(validation, encoded)
+            write = self.setup.write_in_validation
+            predictions, loss = self._predict(validation, encoded, write=write)
             return {"loss": loss, **score(predictions)}
 
         return evaluate
@@ -248,7 +257,9 @@ class TrainedEstimator:
         """One prediction a record, in the records' order."""
         return self._predict(records, self._encode(records))[0]
 
-    def _predict(self, records: Sequence[Record], encoded: Encoded) -> tuple[list[Prediction], float]:
+    def _predict(
+        self, records: Sequence[Record], encoded: Encoded, *, write: bool = True
+    ) -> tuple[list[Prediction], float]:
         """Predictions in order, and the mean loss (0 where rows have no labels).
 
         Every process takes its share of the batches and gets all predictions.
@@ -260,28 +271,70 @@ class TrainedEstimator:
         sums = [0.0, 0.0]
         for batch in batches[state.process_index :: state.num_processes]:
             chosen = [features[row] for row in batch]
-            logits, loss, count = self._forward(chosen)
-            mine += zip(batch, self.objective.decode(logits, chosen), strict=True)
+            outputs, loss, count = self._forward(chosen)
+            mine += zip(batch, self.objective.decode(outputs, chosen), strict=True)
             sums = [sums[0] + loss, sums[1] + count]
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         parts = gather_object([sums]) if state.num_processes > 1 else [sums]
         decoded = [answer for _, answer in sorted(everyone, key=lambda pair: pair[0])]
         count = sum(part[1] for part in parts)
         predictions = self.objective.predictions(records, encoded, decoded)
+        if write and isinstance(self.objective, WritingHead):
+            predictions = self._written(self.objective, records, predictions)
         return predictions, sum(part[0] for part in parts) / count if count else 0.0
 
+    def _written(
+        self, head: WritingHead, records: Sequence[Record], predictions: Sequence[Prediction]
+    ) -> list[Prediction]:
+        """The same predictions with the texts that the model writes."""
+        prompts = head.prompts(records, self.tokenizer, self._room())
+        texts = self.writer().write(prompts, self._eval_batch())
+        together = zip(texts, records, predictions, strict=True)
+        return [head.read(text, record, prediction) for text, record, prediction in together]
+
+    def writer(self) -> Writer:
+        """What writes texts with the model as it is now."""
+        assert isinstance(self.objective, WritingHead)
+        assert self.tokenizer is not None
+        return Writer(
+            self.model,
+            self.tokenizer,
+            settings=self.setup.generation,
+            stop=self.objective.closing(self.tokenizer) | _ends(self.model),
+            precision=self.precision,
+        )
+
+    def _room(self) -> int:
+        """The longest prompt: a decoder needs positions for what it writes.
+
+        Raises:
+            UsageError: There is hardly any left.
+        """
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if self.model.config.is_encoder_decoder or not positions or positions < 0:
+            return self.max_length
+        new = int(self.setup.generation["max_new_tokens"])
+        if positions - new < _SHORTEST_PROMPT:
+            raise UsageError(
+                f"generation.max_new_tokens is {new}, the model has {positions} positions",
+                hint="lower it, so that a prompt fits as well",
+            )
+        return min(self.max_length, positions - new)
+
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
-        """Logits of one batch on the CPU, with the summed loss and its count."""
+        """Outputs of one batch on the CPU, with the summed loss and its count."""
         device = processes().device
         self.model.to(device).eval()
         inputs = {name: value.to(device) for name, value in self.collator.pad(features).items()}
+        labels = None
+        if "labels" in features[0]:
+            labels = self.objective.collate_labels(features, inputs["input_ids"].shape[1]).to(device)
         with torch.inference_mode(), autocast(device, self.precision):
-            logits = self.model(**inputs)["logits"].float().cpu()
-        if "labels" not in features[0]:
-            return logits, 0.0, 0.0
-        labels = self.objective.collate_labels(features, logits.shape[1])
-        losses, counts = self.objective.row_losses(logits, labels), self.objective.row_counts(labels)
-        return logits, losses.sum().item(), counts.sum().item()
+            outputs = self.objective.outputs(self.model, inputs, labels).float()
+        if labels is None:
+            return outputs.cpu(), 0.0, 0.0
+        losses, counts = self.objective.row_losses(outputs, labels), self.objective.row_counts(labels)
+        return outputs.cpu(), losses.sum().item(), counts.sum().item()
 
     def _eval_batch(self) -> int:
         return int(self.setup.arguments.get("per_device_eval_batch_size", _EVAL_BATCH))
@@ -310,6 +363,14 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
+
+
+def _ends(model: Any) -> set[int]:
+    """The tokens that end a text by the model's own settings."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return set()
+    return set(ends) if isinstance(ends, list) else {ends}
 
 
 def _pass_overhead() -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ftkit.records import Prediction, Record
@@ -47,8 +47,10 @@ class Encoded:
 class Objective(ABC):
     """What a head's logits mean."""
 
-    per_token: ClassVar[bool] = False
-    """Whether labels have a column a token."""
+    @property
+    def per_token(self) -> bool:
+        """Whether labels have a column for each token of the inputs, and are trimmed with them."""
+        return False
 
     @abstractmethod
     def encode(
@@ -60,9 +62,13 @@ class Objective(ABC):
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
         """The labels of a batch as one tensor with a row each; inputs are padded to `width` tokens."""
 
+    def outputs(self, model: nn.Module, inputs: Batch, labels: Tensor | None) -> Tensor:
+        """What the model says of a batch, a row each: logits, unless the objective makes less of them."""
+        return model(**inputs)["logits"]
+
     @abstractmethod
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed loss of every row, shape (rows,), fp32."""
+        """Summed loss of every row of outputs, shape (rows,), fp32."""
 
     @abstractmethod
     def row_counts(self, labels: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ class Objective(ABC):
 
     @abstractmethod
     def decode(self, logits: Tensor, features: Sequence[Features]) -> list[Any]:
-        """What the logits say of each row."""
+        """What the outputs say of each row."""
 
     @abstractmethod
     def predictions(
@@ -78,8 +84,8 @@ class Objective(ABC):
     ) -> list[Prediction]:
         """One prediction a record, from what was decoded for its rows."""
 
-    def check(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        """Refuse a tokenizer that this head cannot work with; most take any.
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        """Complete the tokenizer, or refuse one that this head cannot work with; most take any.
 
         Raises:
             UsageError: With the reason.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftkit.records import Prediction, Record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ftkit.training.heads import Objective
 
@@ -27,6 +27,7 @@ class Loaded:
         max_length: The longest input in tokens.
         source: What the recipe calls the model, for an adapter to name its base.
         revision: Its revision, likewise.
+        auto_class: The transformers auto class that loaded it.
     """
 
     model: PreTrainedModel
@@ -35,6 +36,7 @@ class Loaded:
     max_length: int
     source: str = ""
     revision: str | None = None
+    auto_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,12 @@ class Head:
     """The output layer a task asks for.
 
     Attributes:
-        auto_class: The transformers auto class that builds it.
+        auto_class: The transformers auto class that builds it; `None` for the language model head that
+            the model's family has.
         config: Values of the model's configuration: label names, problem type.
     """
 
-    auto_class: str
+    auto_class: str | None
     config: Mapping[str, Any]
 
 
@@ -59,7 +62,9 @@ class Setup:
         load: Loads the pretrained model with the head that the method needs.
         load_finished: Loads a model that a run saved whole.
         load_tokenizer: Loads the tokenizer that a run saved.
-        objective: Makes the objective from the training records.
+        objective: Makes the objective from the training records, for a model with that configuration.
+        generation: How texts are written, by the names of transformers' `GenerationConfig`.
+        write_in_validation: Whether validation during training needs written texts.
         arguments: The recipe's `training` block, without what it leaves out.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         micro_batch: Whether a batch may be computed in parts of similar length.
@@ -73,7 +78,7 @@ class Setup:
     load: Callable[[], Loaded]
     load_finished: Callable[[Path], PreTrainedModel]
     load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
-    objective: Callable[[Sequence[Record]], Objective]
+    objective: Callable[[Sequence[Record], PretrainedConfig], Objective]
     arguments: Mapping[str, Any]
     precision: str
     micro_batch: bool
@@ -81,6 +86,8 @@ class Setup:
     best_metric: tuple[str, bool]
     early_stopping: tuple[int, float] | None
     max_length: int | None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    write_in_validation: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -44,14 +44,16 @@ class TokenHead(Objective):
         label_smoothing: Share of the probability spread over all tags.
     """
 
-    per_token: ClassVar[bool] = True
-
     tags: tuple[str, ...]
     stride: int | None = None
     constrained: bool = False
     label_smoothing: float = 0.0
 
-    def check(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    @property
+    def per_token(self) -> bool:
+        return True
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if not tokenizer.is_fast:
             raise UsageError(
                 f"the tokenizer {type(tokenizer).__name__} does not tell which characters a token stands "

@@ -198,7 +198,7 @@ def test_a_tokenizer_without_offsets() -> None:
     with pytest.raises(
         UsageError, match="SimpleNamespace does not tell which characters a token stands for"
     ) as e:
-        TokenHead(tags=("O", "B-PER", "I-PER")).check(SimpleNamespace(is_fast=False), 64)
+        TokenHead(tags=("O", "B-PER", "I-PER")).prepare(SimpleNamespace(is_fast=False), 64)
     assert "take a model with a fast tokenizer" in str(e.value)
 
 
@@ -209,9 +209,9 @@ def test_windows_that_share_all(tiny: Callable[[str], Path]) -> None:
     from ftkit.training.token_head import TokenHead
 
     tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
-    TokenHead(tags=("O",), stride=61).check(tokenizer, 64)
+    TokenHead(tags=("O",), stride=61).prepare(tokenizer, 64)
     with pytest.raises(UsageError, match=r"task.stride: 62 tokens are shared by windows of 62"):
-        TokenHead(tags=("O",), stride=62).check(tokenizer, 64)
+        TokenHead(tags=("O",), stride=62).prepare(tokenizer, 64)
 
 
 # A finished run ----------------------------------------------------------------------------------

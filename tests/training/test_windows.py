@@ -143,7 +143,7 @@ def test_gold_entities_survive_any_cut(
     tokens, found, longest, stride = drawn
     model_tokenizer = TOKENIZERS[tokenizer]
     head = TokenHead(tags=tag_names(TYPES), stride=stride, constrained=len(tokens) % 2 == 0)
-    head.check(model_tokenizer, longest)
+    head.prepare(model_tokenizer, longest)
     record = record_of(tokens, found)
     encoded = head.encode([record], model_tokenizer, longest)
     (predicted,) = perfect(head, [record], encoded)
@@ -222,9 +222,9 @@ def test_records_keep_apart(tokenizer: str) -> None:
 
 def test_a_stride_as_long_as_the_window_is_refused() -> None:
     for tokenizer in TOKENIZERS.values():
-        TokenHead(tags=tag_names(TYPES), stride=7).check(tokenizer, 10)
+        TokenHead(tags=tag_names(TYPES), stride=7).prepare(tokenizer, 10)
         with pytest.raises(UsageError, match="8 tokens are shared by windows of 8"):
-            TokenHead(tags=tag_names(TYPES), stride=8).check(tokenizer, 10)
+            TokenHead(tags=tag_names(TYPES), stride=8).prepare(tokenizer, 10)
 
 
 def test_windows_are_noted() -> None:

@@ -1,0 +1,56 @@
+"""How well a model foretells the right text: scores of the loss, nothing is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy
+
+from ftkit.metrics.base import Counts, Headline, ratio
+
+
+class Likelihood(Headline):
+    """A score of the summed loss of all rows; lower is better."""
+
+    answers: ClassVar[tuple[str, ...]] = ("text", "document")
+    greater_is_better: ClassVar[bool] = False
+
+    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
+        return float(self.from_counts(self.counts(references, predictions, labels).sum(axis=0)))
+
+    def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
+        """Loss in nats, tokens, and bytes of UTF-8 of every row that has a loss."""
+        rows = [
+            (p.loss, p.tokens, len(r.text.encode()) if p.tokens else 0)
+            for r, p in zip(references, predictions, strict=True)
+        ]
+        return numpy.array(rows, dtype=float)
+
+
+class AnswerLoss(Likelihood):
+    """Mean negative log-likelihood of a token of the right text, in nats."""
+
+    type: Literal["answer_loss"] = "answer_loss"
+
+    def from_counts(self, sums: Counts) -> Counts:
+        return ratio(sums[..., 0], sums[..., 1])
+
+
+class Perplexity(Likelihood):
+    """Exponential of the mean loss of a token; it compares models with the same tokenizer."""
+
+    type: Literal["perplexity"] = "perplexity"
+
+    def from_counts(self, sums: Counts) -> Counts:
+        return numpy.exp(numpy.minimum(ratio(sums[..., 0], sums[..., 1]), 700.0))
+
+
+class BitsPerByte(Likelihood):
+    """Loss in bits over the bytes of the text; it compares models whatever their tokenizer."""
+
+    type: Literal["bits_per_byte"] = "bits_per_byte"
+
+    def from_counts(self, sums: Counts) -> Counts:
+        return ratio(sums[..., 0] / math.log(2), sums[..., 2])

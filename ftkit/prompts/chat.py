@@ -1,0 +1,90 @@
+"""Conversations as text, by a model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from ftkit.errors import InputError
+from ftkit.records import Turn
+from ftkit.training.writing import Rendered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = (
+    "{{ bos_token if bos_token is defined and bos_token else '' }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\\n' }}"
+    "{% else %}{{ 'Assistant: ' + message['content'] }}"
+    "{{ eos_token if eos_token is defined and eos_token else '' }}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""The template of a model that has none: a line for each message, with who says it."""
+
+
+def conversation(
+    turns: Sequence[Turn], answer: str | None, tokenizer: PreTrainedTokenizerBase, where: str
+) -> Rendered:
+    """A conversation, and where in it the assistant speaks.
+
+    A part of the assistant is what the template adds for it after a prompt for generation, without
+    the white space after it. transformers renders templates in Jinja's sandbox.
+
+    Args:
+        turns: The messages up to the answer.
+        answer: What the assistant says last; `None` where that is to be written.
+        tokenizer: Holds the template.
+        where: The row, for messages.
+
+    Raises:
+        InputError: The template fails, or does not write an answer after its prompt for one.
+    """
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    prompt = _rendered(messages, tokenizer, where, prompt=True)
+    cut = _spare(prompt, turns)
+    if answer is None:
+        return Rendered(prompt, (), cut, special=False)
+    whole = _rendered([*messages, {"role": "assistant", "content": answer}], tokenizer, where, prompt=False)
+    if not whole.startswith(prompt) or answer.strip() not in whole[len(prompt) :]:
+        raise InputError(
+            "the chat template does not write the answer after its prompt for one",
+            where=where,
+            hint="give another in task.chat_template",
+        )
+    answers = []
+    for number, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        before = _rendered(messages[:number], tokenizer, where, prompt=True)
+        after = _rendered(messages[: number + 1], tokenizer, where, prompt=False)
+        # Some templates write earlier answers otherwise (without their reasoning, say): those are read.
+        if after.startswith(before) and whole.startswith(after):
+            answers.append((len(before), len(after.rstrip())))
+    answers.append((len(prompt), len(whole.rstrip())))
+    return Rendered(whole, tuple(answers), cut, special=False)
+
+
+def _rendered(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, where: str, *, prompt: bool
+) -> str:
+    conversation: Any = list(messages)
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the chat template fails: {reason}", where=where) from None
+
+
+def _spare(prompt: str, turns: Sequence[Turn]) -> tuple[int, int]:
+    """What may be shortened: from the first message that is no system prompt to the end of the last."""
+    said = [turn for turn in turns if turn.role != "system"]
+    if not said:
+        return (0, 0)
+    first, last = said[0].content.strip(), said[-1].content.strip()
+    end = prompt.rfind(last) + len(last)
+    return (max(prompt.find(first), 0), max(end, 0))

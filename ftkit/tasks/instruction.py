@@ -1,0 +1,165 @@
+"""Instruction tuning: answer what is asked, in one turn or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from ftkit.errors import InputError
+from ftkit.records import Record, Turn, Writing
+from ftkit.tasks.base import Field
+from ftkit.tasks.reading import text_of
+from ftkit.tasks.writing import WritingTask, right_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftkit.training.writing import Rendered
+
+# The names of roles in `messages` and in ShareGPT's `conversations`.
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+}
+
+
+class Instruction(WritingTask):
+    """Answer an instruction or a conversation; the loss is on what the assistant says.
+
+    Rows may be in the form of Alpaca (`instruction`, `input`, `output`), `prompt` and `completion`,
+    `messages`, ShareGPT (`conversations`) or Self-Instruct (`instruction`, `instances`).
+    """
+
+    type: Literal["instruction"] = "instruction"
+    system: str | None = None
+    """What the system prompt is where a row has none."""
+    chat_template: str | None = None
+    """A Jinja template for conversations, saved with the model; by default the model's own, or a plain
+    one where it has none."""
+
+    fields: ClassVar[Mapping[str, Field]] = {
+        "instruction": Field(("instruction", "prompt", "question"), required=False),
+        "input": Field(("input", "context"), required=False),
+        "messages": Field(("messages", "conversations", "conversation"), required=False),
+        "system": Field(("system", "system_prompt"), required=False),
+        "instances": Field(("instances",), required=False),
+        "output": Field(("output", "completion", "response", "answer"), required=False),
+    }
+    answer_fields: ClassVar[tuple[str, ...]] = ("output",)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Instruction:
+        for name in ("system", "chat_template"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise ValueError(f"{name} is empty; leave the key out")
+        return self
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["answer_loss", "perplexity", "rouge_l", "chrf", "exact_match"]
+
+    def columns(self, found: Sequence[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        chosen = super().columns(found, given, where)
+        if "messages" in chosen:
+            return {field: chosen[field] for field in ("messages", "system") if field in chosen}
+        if "instruction" not in chosen:
+            raise InputError(
+                "no column 'instruction', 'prompt' or 'messages'",
+                where=where,
+                hint=f"found: {', '.join(map(str, found))}; "
+                "map one with data.columns: {instruction: COLUMN}",
+            )
+        if "instances" in chosen:
+            chosen = {field: column for field, column in chosen.items() if field not in ("input", "output")}
+        return chosen
+
+    def answered_by(self, columns: Mapping[str, Any]) -> bool:
+        return any(field in columns for field in ("output", "messages", "instances"))
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        if "messages" in values:
+            turns, answer = _conversation(values["messages"], where)
+        else:
+            turns, answer = _single(values, where)
+        system = values.get("system") or self.system
+        if system and turns[0].role != "system":
+            turns = (Turn("system", text_of(system, "system", where)), *turns)
+        return Record(text=turns[-1].content, target=answer, where=where, turns=turns)
+
+    def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
+        return [{"instruction": text} for text in texts]
+
+    def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
+        from ftkit.prompts.chat import conversation
+
+        answer = record.target.text if isinstance(record.target, Writing) else None
+        return conversation(record.turns, answer, tokenizer, record.where)
+
+    def template_options(self) -> dict[str, Any]:
+        from ftkit.prompts.chat import PLAIN
+
+        return {
+            "chat_template": self.chat_template or PLAIN,
+            "replace_template": self.chat_template is not None,
+        }
+
+
+def _single(values: Mapping[str, Any], where: str) -> tuple[tuple[Turn, ...], Writing | None]:
+    """An instruction with its input, and the answer."""
+    instruction = text_of(values.get("instruction"), "instruction", where)
+    given, output = values.get("input"), values.get("output")
+    if instances := values.get("instances"):
+        first = instances[0] if isinstance(instances, list) else None
+        if not isinstance(first, Mapping):
+            raise InputError("instances is no list of objects with input and output", where=where)
+        given, output = first.get("input"), first.get("output")
+    asked = f"{instruction}\n\n{text_of(given, 'input', where)}" if given else instruction
+    return (Turn("user", asked),), right_texts(output, "output", where)
+
+
+def _conversation(messages: Any, where: str) -> tuple[tuple[Turn, ...], Writing | None]:
+    """The turns up to the answer, and the answer: what the assistant says last.
+
+    Raises:
+        InputError: A message is malformed, or the order of the roles is not one that can be learned.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise InputError("the messages are no list, or an empty one", where=where)
+    turns = [_turn(message, number, where) for number, message in enumerate(messages, 1)]
+    spoken = turns[1:] if turns[0].role == "system" else turns
+    for number, turn in enumerate(spoken):
+        if turn.role != (expected := ("user", "assistant")[number % 2]):
+            place = number + 1 + len(turns) - len(spoken)
+            raise InputError(
+                f"message {place} is the {turn.role}'s where the {expected}'s should stand",
+                where=where,
+                hint="an optional system message, then user and assistant in turn, beginning with the user",
+            )
+    if not spoken:
+        raise InputError("the conversation holds nothing but a system message", where=where)
+    if turns[-1].role == "user":
+        return tuple(turns), None
+    return tuple(turns[:-1]), Writing(turns[-1].content)
+
+
+def _turn(message: Any, number: int, where: str) -> Turn:
+    """One message, by `role` and `content` or by `from` and `value`."""
+    if not isinstance(message, Mapping):
+        raise InputError(f"message {number} is no object with role and content", where=where)
+    written = message.get("role", message.get("from"))
+    role = _ROLES.get(str(written))
+    if role is None:
+        raise InputError(
+            f"message {number} has the role {written!r:.40}",
+            where=where,
+            hint=f"allowed: {', '.join(_ROLES)}",
+        )
+    content = message.get("content", message.get("value"))
+    return Turn(role, text_of(content, f"content of message {number}", where).strip())

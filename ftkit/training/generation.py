@@ -1,0 +1,98 @@
+"""Generation: texts written token by token, in batches of similar length."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from ftkit.training.precision import autocast
+from ftkit.training.processes import processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LOW = {"bf16": torch.bfloat16}
+
+
+class Writer:
+    """Writes what follows prompts.
+
+    Args:
+        model: A decoder or encoder-decoder with its language model head.
+        tokenizer: Its tokenizer.
+        settings: By the names of transformers' `GenerationConfig`.
+        stop: Tokens after which nothing more is written.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        settings: Mapping[str, Any],
+        stop: set[int],
+        precision: str,
+    ) -> None:
+        from transformers import GenerationConfig
+
+        self.device = processes().device
+        self.precision = precision
+        # Step by step, casting all weights for each token would cost more than the arithmetic.
+        low = _LOW.get(precision)
+        self.model: Any = copy.deepcopy(model).to(low) if low else model
+        self.model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        pad = tokenizer.pad_token_id
+        self.config = GenerationConfig(
+            **settings, pad_token_id=pad, eos_token_id=sorted(stop) or None, use_cache=True
+        )
+
+    def write(self, prompts: Sequence[list[int]], batch: int) -> list[str]:
+        """What follows each prompt, in order; every process writes its share and gets all.
+
+        Args:
+            prompts: Token ids.
+            batch: How many are written side by side.
+        """
+        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+        state = processes()
+        mine: list[tuple[int, str]] = []
+        for numbers in batches[state.process_index :: state.num_processes]:
+            mine += zip(numbers, self._batch([prompts[number] for number in numbers]), strict=True)
+        everyone = gather_object(mine) if state.num_processes > 1 else mine
+        return [text for _, text in sorted(everyone)]
+
+    def stream(self, prompt: list[int], show: Callable[[str], None]) -> str:
+        """What follows one prompt; each piece is shown as soon as it stands."""
+        from transformers import TextStreamer
+
+        class Shown(TextStreamer):
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                show(text)
+
+        streamer = Shown(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        return self._batch([prompt], streamer)[0]
+
+    def _batch(self, prompts: Sequence[list[int]], streamer: Any = None) -> list[str]:
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        # On the left, so that every prompt ends where its continuation begins.
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        casting = nullcontext() if self.precision in _LOW else autocast(self.device, self.precision)
+        with torch.inference_mode(), casting:
+            written = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=self.config, streamer=streamer
+            )
+        if not self.model.config.is_encoder_decoder:
+            written = written[:, width:]
+        texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [text.strip() for text in texts]

@@ -1,0 +1,106 @@
+"""Language model heads: token losses, with logits computed only where a token is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ftkit.training.heads import Batch, Features, Objective
+
+IGNORED = -100
+"""The label of a position where nothing is learned."""
+
+Kind = Literal["decoder", "encoder", "encoder_decoder"]
+
+
+@dataclass(frozen=True)
+class LanguageHead(Objective):
+    """The next token of a decoder, a masked one of an encoder, or what an encoder-decoder writes.
+
+    Its outputs are losses, not logits: shape (rows, positions), 0 where nothing is learned. A
+    vocabulary is large, so the head sees only the hidden states of the positions that count.
+
+    Args:
+        kind: The family of the model.
+        label_smoothing: Share of the probability spread over all tokens (Szegedy et al., 2016).
+    """
+
+    kind: Kind
+    label_smoothing: float = 0.0
+
+    def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
+        if self.kind == "encoder_decoder":
+            width = max(len(row["labels"]) for row in features)
+        rows = [row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in features]
+        return torch.tensor(rows)
+
+    @property
+    def per_token(self) -> bool:
+        return self.kind != "encoder_decoder"
+
+    def outputs(self, model: nn.Module, inputs: Batch, labels: Tensor | None) -> Tensor:
+        assert labels is not None, "a language model head scores known tokens"
+        whole: Any = extract_model_from_parallel(model)
+        if self.kind == "encoder_decoder":
+            used = (labels != IGNORED).any(dim=0).nonzero()
+            labels = labels[:, : int(used.max()) + 1 if len(used) else 1]
+            inputs = {**inputs, "decoder_input_ids": shifted(labels, whole.config)}
+        targets = labels[:, 1:] if self.kind == "decoder" else labels
+        learned = targets != IGNORED
+        cache = {} if self.kind == "encoder" else {"use_cache": False}
+        with head_only_at(whole, learned):
+            logits = model(**inputs, **cache)["logits"].float()
+        losses = functional.cross_entropy(
+            logits, targets[learned], reduction="none", label_smoothing=self.label_smoothing
+        )
+        return torch.zeros(learned.shape, device=losses.device).masked_scatter(learned, losses)
+
+    def row_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.sum(dim=1)
+
+    def row_counts(self, labels: Tensor) -> Tensor:
+        targets = labels[:, 1:] if self.kind == "decoder" else labels
+        return (targets != IGNORED).sum(dim=1).float()
+
+    def decode(self, outputs: Tensor, features: Sequence[Features]) -> list[tuple[float, int]]:
+        """The summed loss of each row, and how many tokens it is over."""
+        first = 1 if self.kind == "decoder" else 0
+        counts = [sum(label != IGNORED for label in row["labels"][first:]) for row in features]
+        return list(zip(outputs.double().sum(dim=1).tolist(), counts, strict=True))
+
+
+def shifted(labels: Tensor, config: Any) -> Tensor:
+    """What a decoder reads to write `labels`: its start token, then each token but the last."""
+    start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
+    read = torch.cat([start, labels[:, :-1]], dim=1)
+    return read.masked_fill(read == IGNORED, config.pad_token_id)
+
+
+@contextmanager
+def head_only_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """Let the model's output layer see only some hidden states.
+
+    Through a hook on that layer, so that whatever a model does before and after it (T5 scales, Gemma
+    caps) stays, as do wrappers around the model.
+
+    Args:
+        model: A language model.
+        positions: Boolean, shape (rows, positions). Logits have the shape (chosen positions, vocabulary).
+    """
+    width = positions.shape[1]
+
+    def chosen(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][:, :width][positions],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,235 @@
+"""Writing: a model reads a prompt and learns to write the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftkit.errors import InputError, UsageError
+from ftkit.records import Prediction, Record, Turn, Writing
+from ftkit.training.heads import Encoded, Features
+from ftkit.training.language_head import IGNORED, LanguageHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Truncation = Literal["left", "right", "drop", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A text for a model: what it reads, and the parts that it learns to write.
+
+    Attributes:
+        text: Everything, the answers included where they are known.
+        answers: First and last character (exclusive) of each part to learn, the answer last; empty where
+            the answer is not known, and `text` is the prompt.
+        cut: First and last character (exclusive) of what may be shortened where the whole is too long.
+        special: Whether the tokenizer adds its special tokens; a chat template writes them itself.
+    """
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+    cut: tuple[int, int]
+    special: bool = True
+
+    def prompt(self) -> Rendered:
+        """The part up to the answer."""
+        if not self.answers:
+            return self
+        end = self.answers[-1][0]
+        return Rendered(self.text[:end], (), (min(self.cut[0], end), min(self.cut[1], end)), self.special)
+
+
+Render = Callable[[Record, "PreTrainedTokenizerBase"], Rendered]
+
+
+@dataclass(frozen=True)
+class WritingHead(LanguageHead):
+    """Answers to prompts: the loss is on the answers, predictions are written token by token.
+
+    Args:
+        kind: The family of the model.
+        label_smoothing: As for any language model head.
+        render: Makes the text of a record.
+        read: Makes a prediction of what the model wrote for a record, and of the loss of the right text.
+        truncation: What happens to a row that is too long: the left or the right end of its shortest
+            dispensable part is cut, it is left out, or it is an error. An answer is never cut.
+        chat_template: Used, and saved with the model, where the tokenizer has none; `None` needs none.
+        replace_template: Whether it also replaces the tokenizer's own.
+        generation: How texts are written, by the names of transformers' `GenerationConfig`.
+    """
+
+    render: Render = field(kw_only=True)
+    read: Callable[[str, Record, Prediction], Prediction] = field(kw_only=True)
+    truncation: Truncation = field(default="left", kw_only=True)
+    chat_template: str | None = field(default=None, kw_only=True)
+    replace_template: bool = field(default=False, kw_only=True)
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        if not tokenizer.is_fast:
+            raise UsageError(
+                "this task needs a fast tokenizer, which tells where in the text each token stands",
+                hint="take a checkpoint with a tokenizer.json",
+            )
+        if self.chat_template and (self.replace_template or not tokenizer.chat_template):
+            tokenizer.chat_template = self.chat_template
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """A row for each record with an answer; one that does not fit has none, and is counted."""
+        features: list[Features] = []
+        owners: list[int] = []
+        shortened, left_out = 0, []
+        for number, record in enumerate(records):
+            if record.target is None:
+                continue
+            rendered = self.render(record, tokenizer)
+            row = self._row(rendered, record, tokenizer, max_length)
+            if row is None:
+                left_out.append(record.where)
+                continue
+            shortened += row.pop("shortened")
+            features.append(row)
+            owners.append(number)
+        notes = []
+        if left_out:
+            notes.append(
+                f"{len(left_out)} rows do not fit within {max_length} tokens with their whole answer, "
+                f"and are left out (first: {left_out[0]})"
+            )
+        return Encoded(features, owners, shortened, tuple(notes))
+
+    def prompts(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> list[list[int]]:
+        """Token ids of what the model reads before it writes.
+
+        Raises:
+            InputError: A prompt is too long, and nothing of it may be left out.
+        """
+        found = []
+        for record in records:
+            rendered = self.render(record, tokenizer).prompt()
+            ids, offsets = _tokens(rendered, tokenizer)
+            kept = self._kept(offsets, rendered.cut, len(ids) - max_length)
+            if kept is None:
+                raise _too_long(record, len(ids), max_length)
+            found.append([ids[place] for place in kept])
+        return found
+
+    def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""
+        ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+        probe = Record("?", target=Writing("!"), turns=(Turn("user", "?"),))
+        ids, offsets = _tokens(rendered := self.render(probe, tokenizer), tokenizer)
+        _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
+        last = [label for label in labels if label != IGNORED][-1:]
+        return ends | set(last) & set(tokenizer.all_special_ids)
+
+    def predictions(
+        self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
+    ) -> list[Prediction]:
+        found: list[Prediction] = [Prediction(Writing("")) for _ in records]
+        for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
+            found[owner] = Prediction(Writing("", loss=loss, tokens=tokens))
+        return found
+
+    def _row(
+        self, rendered: Rendered, record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Any:
+        """The features of a row; `None` where it is left out.
+
+        Raises:
+            InputError: It is too long and that is an error, or its answer has no token.
+        """
+        separate = self.kind == "encoder_decoder"
+        ids, offsets = _tokens(rendered.prompt() if separate else rendered, tokenizer)
+        if separate:
+            start, end = rendered.answers[-1]
+            labels = list(tokenizer(text_target=rendered.text[start:end].strip())["input_ids"])
+            if tokenizer.eos_token_id is not None and labels[-1:] != [tokenizer.eos_token_id]:
+                labels.append(tokenizer.eos_token_id)
+            excess = len(ids) - max_length
+            fits = len(labels) <= max_length
+        else:
+            ids, offsets, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
+            excess = len(ids) - max_length
+            fits = True
+        if sum(label != IGNORED for label in labels) < 2:
+            raise InputError("the answer has no token of its own", where=record.where)
+        kept = self._kept(offsets, rendered.cut, excess) if fits else None
+        if kept is None or (excess > 0 and self.truncation in ("drop", "error")):
+            if self.truncation == "error":
+                raise _too_long(record, len(ids), max_length)
+            return None
+        return {
+            "input_ids": [ids[place] for place in kept],
+            "attention_mask": [1] * len(kept),
+            "labels": labels if separate else [labels[place] for place in kept],
+            "shortened": excess > 0,
+        }
+
+    def _kept(
+        self, offsets: Sequence[tuple[int, int]], cut: tuple[int, int], excess: int
+    ) -> Sequence[int] | None:
+        """Places of the tokens that stay; `None` where leaving out all that may be is not enough."""
+        places = range(len(offsets))
+        if excess <= 0:
+            return places
+        spare = [n for n in places if cut[0] <= offsets[n][0] < offsets[n][1] <= cut[1]]
+        if len(spare) < excess:
+            return None
+        gone = set(spare[-excess:] if self.truncation == "right" else spare[:excess])
+        return [place for place in places if place not in gone]
+
+
+def _tokens(
+    rendered: Rendered, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of the text, and the characters that each stands for."""
+    encoding: Any = tokenizer(
+        rendered.text,
+        add_special_tokens=rendered.special,
+        truncation=False,
+        padding=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return list(encoding["input_ids"]), list(encoding["offset_mapping"])
+
+
+def _learned(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], answers: Sequence[tuple[int, int]]
+) -> list[int]:
+    """The label of each token: itself inside an answer; a model says nothing of a text's first token."""
+    labels = [IGNORED] * len(ids)
+    for place in range(1, len(ids)):
+        start, end = offsets[place]
+        if any(first <= start < end <= last for first, last in answers):
+            labels[place] = ids[place]
+    return labels
+
+
+def _closed(
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    labels: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    """The same with an end token after the answer, where the text does not have one of its own."""
+    last = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1)
+    end = tokenizer.eos_token_id
+    if last < 0 or end is None or ids[last] in tokenizer.all_special_ids:
+        return ids, offsets, labels
+    return [*ids[: last + 1], end], [*offsets[: last + 1], (0, 0)], [*labels[: last + 1], end]
+
+
+def _too_long(record: Record, tokens: int, max_length: int) -> InputError:
+    return InputError(
+        f"the row has {tokens} tokens, more than the {max_length} there is room for",
+        where=record.where,
+        hint="shorten it, raise model.max_length, or set task.truncation",
+    )
