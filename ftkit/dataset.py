@@ -121,8 +121,8 @@ def _refuse_columns(
     columns: Mapping[str, Any], task: Task, found: Sequence[Any], where: str, *, must_answer: bool
 ) -> None:
     """Training needs the answer; and an answer read as the text would be a perfect score."""
-    answer = task.answer_fields[0]
     if must_answer and not task.answered_by(columns):
+        answer = task.answer_fields[0]
         looked = " or ".join(
             repr(name) for field in task.answer_fields for name in task.fields[field].aliases
         )

@@ -97,6 +97,8 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
                     where=f"model.name_or_path: {recipe.model.name_or_path}",
                     hint=f"it works with: {fit}",
                 )
+        if reason := recipe.task.refusal(family.name(), [metric.name() for metric in recipe.metrics]):
+            raise UsageError(reason, where=f"model.name_or_path: {recipe.model.name_or_path}")
         return family
     known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
     raise UsageError(

@@ -64,12 +64,14 @@ class Writing:
         others: Further texts that would be as right.
         loss: Of a prediction: negative log-likelihood of the target, summed over its tokens, in nats.
         tokens: Of a prediction: the tokens of the target that the loss is over.
+        octets: Of a prediction: the bytes of UTF-8 that these stand for; 0 where they are only a sample.
     """
 
     text: str
     others: tuple[str, ...] = ()
     loss: float = 0.0
     tokens: int = 0
+    octets: int = 0
 
 
 Target: TypeAlias = str | tuple[str, ...] | Entities | float | Writing

@@ -414,7 +414,7 @@ def plain_gradients(model_folder: Path, data: Path) -> tuple[list[Any], list[flo
     sentences = list(sentences_of(data))
     steps, losses = [], []
     for rows in EpochBatches(total=ROWS, size=BATCH, seed=SEED, rank=0, processes=1):
-        chosen = [sentences[row] for row, _ in rows]
+        chosen = [sentences[row] for row, *_ in rows]
         batch = tokenizer([" ".join(words) for words, _ in chosen], padding=True, return_tensors="pt")
         labels = torch.full(batch["input_ids"].shape, -100)
         for row, (words, tags) in enumerate(chosen):
@@ -476,12 +476,12 @@ def test_gradients_of_windows(
     for step, loss, rows in zip(ours, our_losses, batches, strict=True):
         model.zero_grad()
         losses = []
-        for row, _ in rows:  # one at a time, without padding
+        for row, *_ in rows:  # one at a time, without padding
             logits = model(torch.tensor([features[row]["input_ids"]])).logits[0]
             losses.append(
                 functional.cross_entropy(logits, torch.tensor(features[row]["labels"]), reduction="sum")
             )
-        words = sum(len(features[row]["words"]) for row, _ in rows)
+        words = sum(len(features[row]["words"]) for row, *_ in rows)
         plain = torch.stack(losses).sum() / words
         plain.backward()
         assert loss == pytest.approx(plain.item(), rel=1e-5)

@@ -22,10 +22,7 @@ class Likelihood(Headline):
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Loss in nats, tokens, and bytes of UTF-8 of every row that has a loss."""
-        rows = [
-            (p.loss, p.tokens, len(r.text.encode()) if p.tokens else 0)
-            for r, p in zip(references, predictions, strict=True)
-        ]
+        rows = [(prediction.loss, prediction.tokens, prediction.octets) for prediction in predictions]
         return numpy.array(rows, dtype=float)
 
 

@@ -15,6 +15,7 @@ import shutil
 import struct
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,15 @@ _VERSIONS = (2, 3)
 # Bytes of the scalar value types, by their number (GGUF specification, `gguf_metadata_value_type`).
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+# Model types that transformers spells in another way than GGUF files do.
+MODEL_TYPES = {
+    "gpt-oss": "gpt_oss",
+    "minimax-m2": "minimax_m2",
+    "qwen2moe": "qwen2_moe",
+    "qwen35": "qwen3_5_text",
+    "qwen35moe": "qwen3_5_moe_text",
+    "qwen3moe": "qwen3_moe",
+}
 _ARCHITECTURE = "general.architecture"
 _ALIGNMENT = "general.alignment"
 _LONGEST_KEY = 65_535
@@ -59,7 +69,7 @@ def read_header(path: Path) -> Header:
             raise InputError("this is no GGUF file", where=str(path), hint="its first bytes are not 'GGUF'")
         try:
             header = _read_header(file)
-        except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        except (struct.error, ValueError) as error:
             reason = f"{error}" if isinstance(error, ValueError) else "its header ends too early"
             raise InputError(f"the GGUF file is broken: {reason}", where=str(path), hint=hint) from None
         if (size := path.stat().st_size) <= header.last_tensor:
@@ -89,10 +99,12 @@ def _read_header(file: BinaryIO) -> Header:
     for _ in range(tensors):
         _string(file)
         (dimensions,) = _unpack(file, "<I")
-        file.seek(8 * dimensions + 4, os.SEEK_CUR)
+        _forward(file, 8 * dimensions + 4)
         offsets += _unpack(file, "<Q")
     alignment = int(values.get(_ALIGNMENT) or 32)
     data = -(-file.tell() // alignment) * alignment
+    if _ARCHITECTURE not in values:
+        raise ValueError(f"it says no {_ARCHITECTURE}")
     return Header(str(values[_ARCHITECTURE]), data + max(offsets))
 
 
@@ -110,24 +122,33 @@ def _string(file: BinaryIO) -> str:
 def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
         return _string(file)
-    return int.from_bytes(file.read(_SCALARS[kind]), "little")
+    return int.from_bytes(file.read(_width(kind)), "little")
 
 
 def _skip(file: BinaryIO, kind: int) -> None:
     if kind == _ARRAY:
         of, length = _unpack(file, "<IQ")
-        if of in _SCALARS:
-            file.seek(_SCALARS[of] * length, os.SEEK_CUR)
-        else:
+        if of == _STRING:
             for _ in range(length):
-                _skip(file, of)
-                if file.tell() > os.fstat(file.fileno()).st_size:
-                    raise ValueError("its header ends too early")
+                _forward(file, *_unpack(file, "<Q"))
+        else:
+            _forward(file, _width(of) * length)
     elif kind == _STRING:
-        (size,) = _unpack(file, "<Q")
-        file.seek(size, os.SEEK_CUR)
+        _forward(file, *_unpack(file, "<Q"))
     else:
-        file.seek(_SCALARS[kind], os.SEEK_CUR)
+        _forward(file, _width(kind))
+
+
+def _width(kind: int) -> int:
+    if kind not in _SCALARS:
+        raise ValueError(f"its header holds a value of type {kind}")
+    return _SCALARS[kind]
+
+
+def _forward(file: BinaryIO, size: int) -> None:
+    if file.tell() + size > os.fstat(file.fileno()).st_size:
+        raise ValueError("its header ends too early")
+    file.seek(size, os.SEEK_CUR)
 
 
 def sha256(path: Path) -> str:
@@ -151,17 +172,25 @@ def unpacked(path: Path) -> Path:
     folder = cached_folder(sha256(path))
     if folder.is_dir():
         return folder
+    from huggingface_hub.errors import StrictDataclassError
+
     log.info("Unpacking %s to %s (once)", path.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix="tmp-", dir=folder.parent))
     try:
         _unpack_to(path, draft)
-        # Another process may have been faster; its folder has the same content.
-        if not folder.is_dir():
+        try:
             draft.rename(folder)
+        except OSError:
+            # Another process may have been faster; its folder has the same content.
+            if not folder.is_dir():
+                raise
     except ImportError as error:
         raise InputError(f"GGUF files need a further package: {error}", hint=_INSTALL) from None
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError,
+        StrictDataclassError, TypeError, ValueError, struct.error,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the GGUF file cannot be read: {reason}", where=str(path)) from None
     finally:
@@ -171,12 +200,25 @@ def unpacked(path: Path) -> Path:
 
 def _unpack_to(path: Path, folder: Path) -> None:
     import gguf  # noqa: F401 - transformers needs it; missing, it is said before anything is read
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from tqdm import tqdm
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+    from transformers import modeling_gguf_pytorch_utils as reader
 
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     tokenizer.save_pretrained(folder)
-    read = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
+    # Where there are kernels for it, some architectures would stay quantized.
+    plain = GgufConfig(dequantize=True)
+    reader.tqdm = partial(tqdm, disable=True)
+    read, info = AutoModelForCausalLM.from_pretrained(
+        **where, dtype="float32", quantization_config=plain, output_loading_info=True
+    )
+    if lacking := sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})):
+        # transformers would fill them with random numbers.
+        raise InputError(
+            f"the GGUF file lacks {len(lacking)} of the model's tensors, such as {lacking[0]}",
+            where=str(path), hint="a file that is one part of several is not enough",
+        )  # fmt: skip
     config = AutoConfig.from_pretrained(**where)
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())

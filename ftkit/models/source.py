@@ -106,9 +106,15 @@ class ModelSource(Block):
         else:
             file = Path(self.name_or_path)
         if not file.is_file():
-            raise InputError("no such GGUF file", where=str(file))
+            kind = "this is a folder, not a GGUF file" if file.is_dir() else "no such GGUF file"
+            raise InputError(kind, where=str(file))
         header = gguf.read_header(file)
-        located = Located(str(file), file.parent, {"model_type": header.architecture}, gguf=file)
+        located = Located(
+            str(file),
+            file.parent,
+            {"model_type": gguf.MODEL_TYPES.get(header.architecture, header.architecture)},
+            gguf=file,
+        )
         self._check_sha256(located)
         return located
 

@@ -147,7 +147,8 @@ def _absolute(value: str, folder: Path, *, must_be_path: bool) -> str:
     path = folder / _expanded(value)
     # Where links lead in a circle, whoever opens the path says that there is no such file.
     with suppress(RuntimeError):
-        path = path.resolve()
+        # The Hub's cache links a name to a file that is named for its content: keep a GGUF file's suffix.
+        path = path.parent.resolve() / path.name if path.suffix == ".gguf" else path.resolve()
     is_path = must_be_path or value.startswith((".", "~", "/")) or path.exists()
     return str(path) if is_path else value
 

@@ -56,6 +56,10 @@ class Task(Component):
             InputError: A value is empty or of the wrong kind, with the row.
         """
 
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        """Why models of this family cannot do what is asked; empty where they can."""
+        return ""
+
     def answered_by(self, columns: Mapping[str, Any]) -> bool:
         """Whether the columns that were found can hold the right answer."""
         return any(field in columns for field in self.answer_fields)

@@ -65,20 +65,23 @@ class Collator:
 
 
 class Rows(torch.utils.data.Dataset[tuple[int, float, Features]]):
-    """Features by (row number, weight)."""
+    """Features by (row number, weight, epoch), as the objective lets them be seen in that epoch."""
 
-    def __init__(self, features: Sequence[Features]) -> None:
+    def __init__(self, features: Sequence[Features], objective: Objective, seed: int) -> None:
         self.features = features
+        self.objective = objective
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, item: tuple[int, float]) -> tuple[int, float, Features]:
-        number, weight = item
-        return number, weight, self.features[number]
+    def __getitem__(self, item: tuple[int, float, int]) -> tuple[int, float, Features]:
+        number, weight, epoch = item
+        row = self.objective.vary(self.features[number], (self.seed, epoch, number))
+        return number, weight, row
 
 
-class EpochBatches(Sampler[list[tuple[int, float]]]):
+class EpochBatches(Sampler[list[tuple[int, float, int]]]):
     """The rows of every step, in an order that only the seed and the epoch decide.
 
     All processes walk through the same permutation; each takes its slice of every batch of
@@ -113,14 +116,14 @@ class EpochBatches(Sampler[list[tuple[int, float]]]):
         whole = self.size * self.processes
         return self.total // whole if self.drop_last else -(-self.total // whole)
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, float, int]]]:
         generator = numpy.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(self.total).tolist()
         whole = self.size * self.processes
         for start in range(0, len(self) * whole, whole):
             rows = order[start : start + whole]
             mine = rows[self.rank * self.size : (self.rank + 1) * self.size]
-            yield [(row, 1.0) for row in mine] or [(rows[0], 0.0)]
+            yield [(row, 1.0, self.epoch) for row in mine] or [(rows[0], 0.0, self.epoch)]
 
 
 class EpochLoader(DataLoader[Any]):

@@ -75,7 +75,7 @@ class Engine(Trainer):
         callbacks: list[TrainerCallback],
         micro_batch_overhead: int | None = None,
     ) -> None:
-        self.rows = Rows(features)
+        self.rows = Rows(features, collator.objective, args.seed)
         self.collator = collator
         self.where = where
         self.evaluate_now = evaluate

@@ -105,7 +105,7 @@ class TrainedEstimator:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
         """
-        encoded = self._encode(train)
+        encoded = self.objective.training_rows(train, self.tokenizer, self.max_length)
         if not encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(encoded.notes))
         figures = self._describe(encoded, len(train))

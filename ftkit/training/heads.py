@@ -58,6 +58,21 @@ class Objective(ABC):
     ) -> Encoded:
         """Token ids (and `labels`, where the record has a target) of every record."""
 
+    def training_rows(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """The same to learn from; `vary` is applied to each row when it is used."""
+        return self.encode(records, tokenizer, max_length)
+
+    def vary(self, row: Features, seed: Sequence[int]) -> Features:
+        """A training row as it is seen once; most heads always see the same.
+
+        Args:
+            row: Features of `training_rows`.
+            seed: The seed of the run, the epoch and the number of the row.
+        """
+        return row
+
     @abstractmethod
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
         """The labels of a batch as one tensor with a row each; inputs are padded to `width` tokens."""

@@ -20,7 +20,7 @@ IGNORED = -100
 Kind = Literal["decoder", "encoder", "encoder_decoder"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LanguageHead(Objective):
     """The next token of a decoder, a masked one of an encoder, or what an encoder-decoder writes.
 

@@ -60,7 +60,7 @@ class TokenHead(Objective):
                 "for, so words cannot be found again",
                 hint="take a model with a fast tokenizer (one that has a tokenizer.json)",
             )
-        before, after = _special_tokens(tokenizer)
+        before, after = special_tokens(tokenizer)
         size = max_length - len(before) - len(after)
         if size <= (stride := self._stride(size)):
             raise UsageError(
@@ -73,7 +73,7 @@ class TokenHead(Objective):
     def encode(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
-        specials = _special_tokens(tokenizer)
+        specials = special_tokens(tokenizer)
         size = max_length - sum(map(len, specials))
         features: list[Features] = []
         owners: list[int] = []
@@ -237,7 +237,7 @@ def _tokenized(
         encoding = tokenizer(
             # BERT's tokenizer drops some white space as control characters, which would join words.
             [re.sub(r"\s", " ", record.text) for record in chunk],
-            add_special_tokens=False,
+            addspecial_tokens=False,
             return_offsets_mapping=True,
             truncation=False,
             padding=False,
@@ -270,7 +270,7 @@ def first_tokens(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, 
     return firsts
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The tokens that the tokenizer puts before and after a text."""
     encoding = tokenizer("a", return_special_tokens_mask=True, truncation=False, padding=False)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])

@@ -45,7 +45,7 @@ class Rendered:
 Render = Callable[[Record, "PreTrainedTokenizerBase"], Rendered]
 
 
-@dataclass(frozen=True)
+@dataclass
 class WritingHead(LanguageHead):
     """Answers to prompts: the loss is on the answers, predictions are written token by token.
 
@@ -134,7 +134,8 @@ class WritingHead(LanguageHead):
     ) -> list[Prediction]:
         found: list[Prediction] = [Prediction(Writing("")) for _ in records]
         for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
-            found[owner] = Prediction(Writing("", loss=loss, tokens=tokens))
+            size = len(_answer(records[owner]).encode())
+            found[owner] = Prediction(Writing("", loss=loss, tokens=tokens, octets=size))
         return found
 
     def _row(
@@ -225,6 +226,10 @@ def _closed(
     if last < 0 or end is None or ids[last] in tokenizer.all_special_ids:
         return ids, offsets, labels
     return [*ids[: last + 1], end], [*offsets[: last + 1], (0, 0)], [*labels[: last + 1], end]
+
+
+def _answer(record: Record) -> str:
+    return record.target.text if isinstance(record.target, Writing) else ""
 
 
 def _too_long(record: Record, tokens: int, max_length: int) -> InputError:

