@@ -68,7 +68,7 @@ ROWS: dict[str, tuple[str, str, str]] = {
     "P4": ("predict short texts", "ftkit", "pipeline, batch 32, file order"),
     "P4-sorted": ("predict short texts", "ftkit", "pipeline, batch 32, sorted by length"),
     "P7": ("--help", "ftkit", "trl"),
-    "P8": ("start over rows of about 200 tokens", "first start", "second start"),
+    "P8": ("start on rows of about 200 tokens (wanted: at most 0.5)", "first start", "second start"),
 }
 
 
@@ -544,6 +544,8 @@ def accelerated() -> bool:
 
 def training_figures(job: Figures, clock: Any, precision: str) -> Figures:
     """What the stopwatch counted, and how far it is from the machine's rate."""
+    import torch
+
     rates = matmul_rates()
     config = clock.model.config
     # The encoder's layers; embeddings are looked up, and the head's share is far below a percent.
@@ -563,6 +565,7 @@ def training_figures(job: Figures, clock: Any, precision: str) -> Figures:
         "losses": clock.losses,
         "digests": clock.digests[:-1],
         "precision": precision,
+        "threads": torch.get_num_threads(),
         "gflops": round(rate, 1),
         "matmul_gflops": {name: round(value, 1) for name, value in rates.items()},
         "share": round(rate / rates[precision], 4),
@@ -775,21 +778,24 @@ def table(results: Figures) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Ratios: median (smallest to largest) of the pairs. Tokens: without padding.", ""]
     lines += [f"- {row}: {note}" for row, figures in rows.items() for note in notes(row, figures)]
+    measured = [*rows.values(), *([results["scaling"]] if "scaling" in results else [])]
+    lines += [
+        f"- machine: {about}" for about in dict.fromkeys(machine_text(one["machine"]) for one in measured)
+    ]
     if "scaling" in results:
         lines += ["", *scaling_table(results["scaling"])]
     return "\n".join([*lines, ""])
 
 
 def notes(row: str, figures: Figures) -> Iterator[str]:
-    """What else to know of a row: the machine, what ran beside, the share of its rate."""
-    about = ", ".join(f"{name} {value}" for name, value in figures["machine"].items())
+    """What else to know of a row: how it was measured, what ran beside, the share of the machine's rate."""
     loads = [pair[side]["load_before"] for pair in figures["pairs"] for side in ("a", "b")]
     settings = [f"{figures['steps']} steps a measurement"] if row in TRAININGS else []
     settings += [f"{figures[key]:,} {key}" for key in ("rows", "texts") if key in figures]
     settings += [f"trl {figures['trl']}"] if "trl" in figures else []
     settings += [f"{figures['threads']} threads"]
     beside = f"load before a measurement {min(loads)} to {max(loads)}"
-    yield f"{figures['date']}; {', '.join(settings)}; {beside}; {about}"
+    yield f"{figures['date']}; {', '.join(settings)}; {beside}"
     yield from shares(figures)
 
 
@@ -833,6 +839,11 @@ def machine() -> Figures:
     """What the figures were measured on."""
     packages = {name: version(name) for name in ("accelerate", "tokenizers")}
     return {**quality.machine(), **packages, "system": platform.platform()}
+
+
+def machine_text(about: Figures) -> str:
+    """The machine in a line."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
 def version_beside(command: str, package: str) -> str:

@@ -46,7 +46,27 @@ def model_card(run: Run) -> str:
 
 
 def snippet(run: Run) -> str:
-    """Python that loads `model/` with transformers (and peft) alone and predicts one text."""
+    """Python that loads `model/` with transformers (and peft) alone and uses it on one text."""
+    return _pipeline_snippet(run) if run.recipe.task.pipeline else _model_snippet(run)
+
+
+def _model_snippet(run: Run) -> str:
+    """For a model that no pipeline runs."""
+    source, auto_class = run.recipe.model, run.manifest["training"]["auto_class"]
+    lines = [f"from transformers import {auto_class}, AutoTokenizer", ""]
+    if run.recipe.method.adapters:
+        lines = [
+            "from peft import PeftModel", *lines, source.snippet(),
+            f"model = {auto_class}.from_pretrained(base{source.snippet_options()})",
+            'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
+        ]  # fmt: skip
+    else:
+        lines.append(f'model = {auto_class}.from_pretrained("model")')
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("model")')
+    return "\n".join([*lines, *run.recipe.task.usage(auto_class, run.recipe.generation.settings())])
+
+
+def _pipeline_snippet(run: Run) -> str:
     task = run.recipe.task
     example = '{"text": "...", "text_pair": "..."}' if run.pairs else '"..."'
     call = f"print(predict({', '.join([example, *_options(task.call_options(run.max_length))])}))"

@@ -135,6 +135,15 @@ class Task(Component):
             more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
             yield f"no training row has the label {', '.join(unseen[:5])}{more}"
 
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        """Python lines that use `model` and `tokenizer` on a text, where there is no pipeline for it.
+
+        Args:
+            auto_class: The transformers auto class that loads the model.
+            generation: How texts are written, by the names of transformers' `GenerationConfig`.
+        """
+        raise TypeError(f"{self.type} has a pipeline")
+
     def pipeline_options(self) -> dict[str, Any]:
         """What the pipeline is made with."""
         return {}

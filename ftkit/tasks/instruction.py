@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -92,6 +93,13 @@ class Instruction(WritingTask):
         if system and turns[0].role != "system":
             turns = (Turn("system", text_of(system, "system", where)), *turns)
         return Record(text=turns[-1].content, target=answer, where=where, turns=turns)
+
+    def example_inputs(self, family: str) -> str:
+        system = f'{{"role": "system", "content": {json.dumps(self.system)}}}, ' if self.system else ""
+        return (
+            f'tokenizer.apply_chat_template([{system}{{"role": "user", "content": "..."}}], '
+            'add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+        )
 
     def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
         return [{"instruction": text} for text in texts]

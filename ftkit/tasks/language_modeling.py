@@ -103,6 +103,22 @@ class LanguageModeling(Task):
             mean_span=self.mean_noise_span_length,
         )
 
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        text = "..."
+        if "MaskedLM" in auto_class:
+            return [
+                f'inputs = tokenizer("{text} " + tokenizer.mask_token + " {text}", return_tensors="pt")',
+                'place = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]',
+                "print(tokenizer.decode(model(**inputs).logits[0, place].argmax()))",
+            ]
+        first = "<extra_id_0>" if "Seq2Seq" in auto_class else ""
+        return [
+            f'inputs = tokenizer("{text}{first}", return_tensors="pt")',
+            'inputs.pop("token_type_ids", None)',
+            "written = model.generate(**inputs, max_new_tokens=32, pad_token_id=tokenizer.pad_token_id)[0]",
+            "print(tokenizer.decode(written))",
+        ]
+
     def answer_json(self, value: Any, record: Record) -> Any:
         if value is None or not value.tokens:
             return None

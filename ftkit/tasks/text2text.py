@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -58,6 +59,10 @@ class Text2Text(WritingTask):
     @property
     def default_metrics(self) -> list[str]:
         return ["rouge_l", "chrf", "exact_match", "answer_loss"]
+
+    def example_inputs(self, family: str) -> str:
+        prompt = (self.template or _TEMPLATES[family]).replace("{{ text }}", "...")
+        return f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
 
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         pair = values.get("text_pair")

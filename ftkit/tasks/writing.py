@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -74,6 +74,21 @@ class WritingTask(Task):
             truncation=self.truncation,
             **self.template_options(),
         )
+
+    @abstractmethod
+    def example_inputs(self, family: str) -> str:
+        """A Python expression for what a model of the family reads, from `tokenizer`."""
+
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+        options = ", ".join(f"{name}={value!r}" for name, value in generation.items())
+        read = "" if family == "encoder_decoder" else '[inputs["input_ids"].shape[1] :]'
+        return [
+            f"inputs = {self.example_inputs(family)}",
+            'inputs.pop("token_type_ids", None)',
+            f"written = model.generate(**inputs, {options}, pad_token_id=tokenizer.pad_token_id)[0]",
+            f"print(tokenizer.decode(written{read}, skip_special_tokens=True).strip())",
+        ]
 
     def template_options(self) -> dict[str, Any]:
         """What the objective does with the tokenizer's chat template."""

@@ -163,6 +163,8 @@ class TrainedEstimator:
         self.max_length = max_length
         self.objective = self.setup.objective(train, self.model.config)
         self.objective.prepare(tokenizer, max_length)
+        if isinstance(self.objective, WritingHead):
+            self._end_where_answers_end(self.objective, tokenizer)
         self.collator = Collator(tokenizer, self.objective, max_length)
 
     def _encode(self, records: Sequence[Record]) -> Encoded:
@@ -283,14 +285,28 @@ class TrainedEstimator:
             predictions = self._written(self.objective, records, predictions)
         return predictions, sum(part[0] for part in parts) / count if count else 0.0
 
+    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
+        """Token ids of what the model reads before it writes the answer to each record."""
+        assert isinstance(self.objective, WritingHead)
+        assert self.tokenizer is not None
+        return self.objective.prompts(records, self.tokenizer, self._room())
+
     def _written(
         self, head: WritingHead, records: Sequence[Record], predictions: Sequence[Prediction]
     ) -> list[Prediction]:
         """The same predictions with the texts that the model writes."""
-        prompts = head.prompts(records, self.tokenizer, self._room())
+        prompts = self.prompts(records)
         texts = self.writer().write(prompts, self._eval_batch())
         together = zip(texts, records, predictions, strict=True)
         return [head.read(text, record, prediction) for text, record, prediction in together]
+
+    def _end_where_answers_end(self, head: WritingHead, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the model stop after an answer, also where others load what was saved."""
+        own = self.model.generation_config.eos_token_id
+        known = set() if own is None else {own} if isinstance(own, int) else set(own)
+        ends = {end for end in known | head.closing(tokenizer) if end < len(tokenizer)}
+        self.model.generation_config.eos_token_id = sorted(ends) or None
+        self.model.generation_config.pad_token_id = tokenizer.pad_token_id
 
     def writer(self) -> Writer:
         """What writes texts with the model as it is now."""
@@ -300,7 +316,7 @@ class TrainedEstimator:
             self.model,
             self.tokenizer,
             settings=self.setup.generation,
-            stop=self.objective.closing(self.tokenizer) | _ends(self.model),
+            stop=self.model.generation_config.eos_token_id,
             precision=self.precision,
         )
 
@@ -363,14 +379,6 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
-
-
-def _ends(model: Any) -> set[int]:
-    """The tokens that end a text by the model's own settings."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return set()
-    return set(ends) if isinstance(ends, list) else {ends}
 
 
 def _pass_overhead() -> int:

@@ -37,7 +37,7 @@ class Writer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         settings: Mapping[str, Any],
-        stop: set[int],
+        stop: Sequence[int] | None,
         precision: str,
     ) -> None:
         from transformers import GenerationConfig
@@ -50,9 +50,7 @@ class Writer:
         self.model.to(self.device).eval()
         self.tokenizer = tokenizer
         pad = tokenizer.pad_token_id
-        self.config = GenerationConfig(
-            **settings, pad_token_id=pad, eos_token_id=sorted(stop) or None, use_cache=True
-        )
+        self.config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
 
     def write(self, prompts: Sequence[list[int]], batch: int) -> list[str]:
         """What follows each prompt, in order; every process writes its share and gets all.

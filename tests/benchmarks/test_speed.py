@@ -48,10 +48,13 @@ def test_table():
     figures |= {"trl": "1.0", "machine": {"cores": 2}, "pairs": pairs, **speed.summary(pairs)}
     cells = [{"rows": 1000, "length": 32, "batch": 8, "tokens_per_s": 1234.5}]
     cells += [{"rows": 1000, "length": 32, "batch": 128, "skipped": "needs memory"}]
-    text = speed.table({"rows": {"P7": figures}, "scaling": {"threads": 2, "cells": cells}})
+    text = speed.table(
+        {"rows": {"P7": figures}, "scaling": {"threads": 2, "machine": {"cores": 2}, "cells": cells}}
+    )
     assert "| P7 | --help | ftkit | trl | 2 (a trial) | 2.50 (2.00 to 3.00) | 2.50 (2.00 to 3.00) |" in text
     assert "| 0.15 s (best 0.10), CPU 0.30 s (best 0.20) |" in text
-    assert "- P7: 2026-01-01; trl 1.0, 2 threads; load before a measurement 0.1 to 0.1; cores 2" in text
+    assert "- P7: 2026-01-01; trl 1.0, 2 threads; load before a measurement 0.1 to 0.1" in text
+    assert text.count("- machine: cores 2") == 1
     assert "| 1,000 | 32 |  | 1,234 |  | too large |" in text
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,27 @@ def write_converted(
         path = folder / config / split / "0000.parquet"
         path.parent.mkdir(parents=True)
         datasets.Dataset.from_dict(dict(rows), features=features).to_parquet(path)
+
+
+def write_files(folder: Path, files: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Write rows to files that somebody uploaded as they were, with no card to say what is in them.
+
+    Args:
+        folder: The data set.
+        files: Rows by file name; the suffix is csv, json (one list) or jsonl.
+    """
+    folder.mkdir(parents=True)
+    for name, rows in files.items():
+        path = folder / name
+        if path.suffix == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(list(rows), indent=4), encoding="utf-8")
+        else:
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 def _add_to_card(path: Path, config: str, info: DatasetInfo, files: list[dict[str, str]]) -> None:

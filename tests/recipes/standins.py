@@ -8,13 +8,13 @@ known by the name of its first one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Features, Sequence, Value
-from hub_layout import Rows, write, write_converted
+from datasets import ClassLabel, Features, List, Sequence, Value
+from hub_layout import Rows, write, write_converted, write_files
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class StandIn:
 
     Attributes:
         write: Writes the stand-in to a folder.
-        labels: The label names in the order that the data set declares.
+        labels: The label names in the order that the data set declares; none where the answer is a text.
         scored: The split a run is scored on.
         sizes: Rows of each split as ftkit sees them, fractions cut off.
         notes: What ftkit says of the rows.
         reads: What a recipe's `data` block names, by key: the folder, or files in it.
-        problem_type: What transformers calls the problem; it has no name for tagged words.
+        problem_type: What transformers calls the problem; it has no name for tagged words and for texts.
     """
 
     write: Callable[[Path], None]
@@ -168,7 +168,7 @@ JUDGEMENTS = ("not_equivalent", "equivalent")
 
 
 def write_glue(folder: Path) -> None:
-    """nyu-mll/glue: `mrpc` has labels in test too; `cola` is here so that a configuration is needed."""
+    """nyu-mll/glue: `mrpc` has labels in test too; the numbers of `stsb` stand there as -1."""
     pair = Features(
         sentence1=Value("string"),
         sentence2=Value("string"),
@@ -191,21 +191,21 @@ def write_glue(folder: Path) -> None:
 
     write(folder, pair, {"train": rows(40, 0), "validation": rows(12, 40), "test": rows(14, 52)}, "mrpc")
 
-    single = Features(
-        sentence=Value("string"),
-        label=ClassLabel(names=["unacceptable", "acceptable"]),
-        idx=Value("int32"),
+    number = Features(
+        sentence1=Value("string"), sentence2=Value("string"), label=Value("float32"), idx=Value("int32")
     )
-    cycle = itertools.cycle((1, 0))
-    splits = {
-        split: {
-            "sentence": [f"Sentence {row} is one." for row in range(4)],
-            "label": [-1 if split == "test" else next(cycle) for _ in range(4)],
-            "idx": list(range(4)),
+
+    def scored(count: int, first: int, *, known: bool = True) -> Rows:
+        days = [first + row for row in range(count)]
+        return {
+            "sentence1": [f"A man is playing tune {day}." for day in days],
+            "sentence2": [("A man plays it.", "A dog runs.", "Someone plays.")[day % 3] for day in days],
+            "label": [(4.8, 0.0, 3.25)[day % 3] if known else -1.0 for day in days],
+            "idx": days,
         }
-        for split in ("train", "validation", "test")
-    }
-    write(folder, single, splits, "cola")
+
+    splits = {"train": scored(40, 0), "validation": scored(12, 40), "test": scored(14, 52, known=False)}
+    write(folder, number, splits, "stsb")
 
 
 ENTITIES = {
@@ -295,6 +295,212 @@ def write_conll(folder: Path) -> None:
     (folder / "test.conll").write_text(text(sentences(8, 26), "{word}\t{tag}") + "\n")
 
 
+# Texts that a model writes -------------------------------------------------------------------------
+
+_SPLITS = {"train": (24, 0), "validation": (6, 24), "test": (8, 30)}
+
+
+def _strings(*names: str) -> Features:
+    return Features(dict.fromkeys(names, Value("string")))
+
+
+def _columns(rows: list[dict[str, Any]]) -> Rows:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def write_multi30k(folder: Path) -> None:
+    """bentrevett/multi30k: a file of JSON lines for each split, validation called `val`."""
+    colours = {"red": "roten", "green": "grünen", "blue": "blauen"}
+
+    def rows(count: int, first: int) -> list[dict[str, str]]:
+        return [
+            {
+                "en": f"{day} dogs on a {english} sofa.",
+                "de": f"{day} Hunde auf einem {german} Sofa.",
+            }
+            for day, (english, german) in zip(
+                range(first, first + count), itertools.cycle(colours.items()), strict=False
+            )
+        ]
+
+    names = {"train": "train", "validation": "val", "test": "test"}
+    write_files(folder, {f"{names[split]}.jsonl": rows(*which) for split, which in _SPLITS.items()})
+
+
+def write_fairytale_qa(folder: Path) -> None:
+    """WorkInTheDark/FairytaleQA: the Parquet copy; the second answer is empty in train."""
+    asked = ("question", "answer1", "answer2", "local-or-sum", "attribute", "ex-or-im", "ex-or-im2")
+    features = _strings("story_name", "story_section", *asked)
+
+    def rows(split: str, count: int, first: int) -> Rows:
+        kings = range(first, first + count)
+        found = [
+            {
+                "story_name": f"king-{king}",
+                # The second passage of each split is too long.
+                "story_section": f"king {king} had {king} sons . " + "and so on . " * (30 * (king == first + 1)),
+                "question": f"how many sons had king {king} ?",
+                "answer1": f"{king} .",
+                "answer2": "" if split == "train" else f"{king} sons .",
+                "local-or-sum": "local",
+                "attribute": "character",
+                "ex-or-im": "explicit",
+                "ex-or-im2": "" if split == "train" else "explicit",
+            }
+            for king in kings
+        ]
+        return _columns(found)
+
+    splits = {split: rows(split, *which) for split, which in _SPLITS.items()}
+    write_converted(folder, features, splits, "plain_text")
+
+
+def write_nq_open(folder: Path) -> None:
+    """google-research-datasets/nq_open: several answers a row; train and validation only."""
+    features = Features(question=Value("string"), answer=Sequence(Value("string")))
+
+    def rows(count: int, first: int) -> Rows:
+        numbers = range(first, first + count)
+        return {
+            "question": [f"who won cup number {number}" for number in numbers],
+            "answer": [[f"team {number}", f"the team {number}"][: 1 + number % 2] for number in numbers],
+        }
+
+    write(folder, features, {"train": rows(40, 0), "validation": rows(8, 40)}, "nq_open")
+
+
+def write_dialogsum(folder: Path) -> None:
+    """knkarthick/dialogsum: csv files whose cells have line ends; in test each dialogue stands thrice."""
+
+    def rows(count: int, first: int, summaries: int = 1) -> list[dict[str, str]]:
+        return [
+            {
+                "id": f"day_{day}_{number}",
+                "dialogue": f"#Person1#: Is it day {day}?\n#Person2#: It is.",
+                "summary": f"#Person2# says, it is day {day}{'.' * number}",
+                "topic": "the day",
+            }
+            for day in range(first, first + count)
+            for number in range(1, summaries + 1)
+        ]
+
+    train = rows(24, 0)
+    train[1]["dialogue"] += "\n#Person1#: Really?\n#Person2#: Really." * 10
+    write_files(
+        folder, {"train.csv": train, "validation.csv": rows(6, 24), "test.csv": rows(4, 30, summaries=3)}
+    )
+
+
+def write_cnn_dailymail(folder: Path) -> None:
+    """abisee/cnn_dailymail: a configuration for each version; a highlight a line, with a space before the stop."""
+    features = _strings("article", "highlights", "id")
+
+    def rows(count: int, first: int) -> Rows:
+        days = range(first, first + count)
+        return {
+            "article": [f"LONDON (CNN) -- It rained on day {day}. {'More later. ' * (day % 24)}" for day in days],
+            "highlights": [f"Rain on day {day} .\nMore of it to come ." for day in days],
+            "id": [f"{day:040x}" for day in days],
+        }
+
+    splits = {split: rows(*which) for split, which in _SPLITS.items()}
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        write(folder, features, splits, version)
+
+
+def write_e2e_nlg(folder: Path) -> None:
+    """tuetschek/e2e_nlg: the Parquet copy; a record has a row for each of its texts."""
+    features = _strings("meaning_representation", "human_reference")
+
+    def rows(count: int, first: int) -> Rows:
+        numbers = range(first, first + count)
+        return {
+            "meaning_representation": [f"name[Inn {number // 2}], area[riverside]" for number in numbers],
+            "human_reference": [
+                (f"Inn {number // 2} is in the riverside area.", f"By the river is Inn {number // 2}.")[number % 2]
+                for number in numbers
+            ],
+        }
+
+    splits = {split: rows(*which) for split, which in _SPLITS.items()}
+    write_converted(folder, features, splits, "default")
+
+
+def write_alpaca(folder: Path) -> None:
+    """yahma/alpaca-cleaned: one JSON list; two rows in three have an empty input."""
+    rows = [
+        {
+            "instruction": f"Write the number {number} in digits.",
+            "input": "" if number % 3 else "No words, please.",
+            "output": str(number),
+        }
+        for number in range(60)
+    ]
+    write_files(folder, {"alpaca_data_cleaned.json": rows})
+
+
+def write_dolly(folder: Path) -> None:
+    """databricks/databricks-dolly-15k: JSON lines; two rows in three have an empty context."""
+    rows = [
+        {
+            "instruction": f"Which number is {number}?",
+            "context": "" if number % 3 else f"{number} is a number. " * (1 + number),
+            "response": f"It is {number}.",
+            "category": "open_qa" if number % 3 else "closed_qa",
+        }
+        for number in range(60)
+    ]
+    write_files(folder, {"databricks-dolly-15k.jsonl": rows})
+
+
+def _chats(count: int, first: int) -> Iterator[list[dict[str, str]]]:
+    """A question and its answer; every third conversation goes on, and begins with a system prompt."""
+    for day in range(first, first + count):
+        turns = [("user", f"Which day is it? {day}"), ("assistant", f"Day {day}.")]
+        if day % 3 == 0:
+            turns = [("system", "Be short."), *turns, ("user", "Sure?"), ("assistant", "Yes.")]
+        yield [{"content": content, "role": role} for role, content in turns]
+
+
+_MESSAGES = List({"content": Value("string"), "role": Value("string")})
+
+
+def write_no_robots(folder: Path) -> None:
+    """HuggingFaceH4/no_robots: the first question stands in `prompt` too; train and test only."""
+    features = Features(
+        prompt=Value("string"), prompt_id=Value("string"), messages=_MESSAGES, category=Value("string")
+    )
+
+    def rows(count: int, first: int) -> Rows:
+        found = [
+            {
+                "prompt": next(turn["content"] for turn in chat if turn["role"] == "user"),
+                "prompt_id": f"{first + number:064x}",
+                "messages": chat,
+                "category": "Chat" if len(chat) > 2 else "Open QA",
+            }
+            for number, chat in enumerate(_chats(count, first))
+        ]
+        return _columns(found)
+
+    write(folder, features, {"train": rows(40, 0), "test": rows(8, 40)})
+
+
+def write_smol_smoltalk(folder: Path) -> None:
+    """HuggingFaceTB/smol-smoltalk: train and test only."""
+    features = Features(messages=_MESSAGES, source=Value("string"))
+
+    def rows(count: int, first: int) -> Rows:
+        return {"messages": list(_chats(count, first)), "source": ["everyday-conversations"] * count}
+
+    write(folder, features, {"train": rows(100, 0), "test": rows(8, 100)})
+
+
+def _text_standin(write: Callable[[Path], None], **sizes: int) -> StandIn:
+    """Of texts that a model writes."""
+    return StandIn(write, (), "test", sizes, problem_type=None)
+
+
 def _tagged_standin(
     write: Callable[[Path], None], labels: tuple[str, ...], sizes: dict[str, int], **others: Any
 ) -> StandIn:
@@ -323,6 +529,13 @@ STANDINS = {
         problem_type="multi_label_classification",
     ),
     "nyu-mll/glue": StandIn(write_glue, JUDGEMENTS, "test", {"train": 40, "validation": 12, "test": 14}),
+    "nyu-mll/glue/stsb": StandIn(
+        write_glue,
+        ("score",),
+        "test",
+        {"train": 36, "validation": 4, "test": 12},
+        problem_type="regression",
+    ),
     "leondz/wnut_17": _tagged_standin(
         write_wnut_17, tuple(ENTITIES), {"train": 40, "validation": 12, "test": 14}
     ),
@@ -335,4 +548,14 @@ STANDINS = {
         {"train": 20, "validation": 6, "test": 8},
         reads={"train_file": "train.conll", "validation_file": "dev.conll", "test_file": "test.conll"},
     ),
+    "bentrevett/multi30k": _text_standin(write_multi30k, train=24, validation=6, test=8),
+    "WorkInTheDark/FairytaleQA": _text_standin(write_fairytale_qa, train=24, validation=6, test=8),
+    "google-research-datasets/nq_open": _text_standin(write_nq_open, train=38, validation=2, test=8),
+    "knkarthick/dialogsum": _text_standin(write_dialogsum, train=24, validation=6, test=12),
+    "abisee/cnn_dailymail": _text_standin(write_cnn_dailymail, train=24, validation=6, test=8),
+    "tuetschek/e2e_nlg": _text_standin(write_e2e_nlg, train=24, validation=6, test=8),
+    "yahma/alpaca-cleaned": _text_standin(write_alpaca, train=58, validation=1, test=1),
+    "databricks/databricks-dolly-15k": _text_standin(write_dolly, train=54, validation=3, test=3),
+    "HuggingFaceH4/no_robots": _text_standin(write_no_robots, train=38, validation=2, test=8),
+    "HuggingFaceTB/smol-smoltalk": _text_standin(write_smol_smoltalk, train=99, validation=1, test=8),
 }

@@ -1,0 +1,59 @@
+"""`ftkit chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftkit.cli import app, console, options
+
+if TYPE_CHECKING:
+    from ftkit.chatting import Chat
+
+_LEAVE = ("/exit", "/quit")
+
+
+@app.command()
+def chat(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the recipe that made one.")],
+    once: Annotated[str | None, typer.Option(help="Answer this one message and stop.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Talk with a run that follows instructions; piped input is a message a line."""
+    console.start(quiet=quiet, verbose=verbose)
+    from ftkit.chatting import Chat
+    from ftkit.evaluation import find_run
+
+    conversation = Chat(find_run(run), system)
+    if once is not None:
+        _answer(conversation, once)
+    elif sys.stdin.isatty():
+        _talk(conversation)
+    else:
+        for line in sys.stdin:
+            if line.strip():
+                _answer(conversation, line.strip())
+
+
+def _talk(conversation: Chat) -> None:
+    """Ask for messages until the user leaves."""
+    console.hint("A message a line; /exit or Ctrl-D ends the conversation.")
+    while True:
+        try:
+            message = input("> ").strip()
+        except EOFError:
+            return
+        if message in _LEAVE:
+            return
+        if message:
+            _answer(conversation, message)
+
+
+def _answer(conversation: Chat, message: str) -> None:
+    """Print an answer as it is written."""
+    conversation.say(message, lambda piece: print(piece, end="", flush=True))
+    print()
