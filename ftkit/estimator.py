@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +11,26 @@ from ftkit.errors import UsageError
 from ftkit.families.base import Family
 from ftkit.models.source import read_config
 from ftkit.recipe import Recipe
-from ftkit.records import Record
+from ftkit.records import Record, Writing
 from ftkit.training.setup import Estimator, Head, Loaded, Setup
 
 if TYPE_CHECKING:
     from ftkit.run import Run
 
 
-def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | None = None) -> Estimator:
+def make_estimator(
+    recipe: Recipe,
+    labels: Sequence[str],
+    *,
+    train: Sequence[Record] = (),
+    max_length: int | None = None,
+) -> Estimator:
     """An estimator that has learned nothing yet.
 
     Args:
         recipe: The complete recipe.
         labels: Label names in the model's order.
+        train: Training records, from which a fresh model's tokenizer is learned.
         max_length: The longest input of a finished run; by default found when the model loads.
     """
     from ftkit.models import loading
@@ -33,9 +40,20 @@ def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | N
     head = recipe.method.head(recipe.task.head(labels))
 
     def load() -> Loaded:
+        if source.from_config is not None:
+            return fresh()
         ready = located.ready()
         family = family_of(recipe, loading.load_config(ready, source).to_dict())
         loaded = loading.load(ready, source, with_language_model(head, family))
+        family.complete(loaded)
+        return loaded
+
+    def fresh() -> Loaded:
+        from ftkit.models import fresh as maker
+
+        family = family_of(recipe, dict(located.config))
+        made = with_language_model(head, family)
+        loaded = maker.build(source, made, family.name(), lambda: texts_of(train))
         family.complete(loaded)
         return loaded
 
@@ -70,6 +88,17 @@ def make_estimator(recipe: Recipe, labels: Sequence[str], *, max_length: int | N
     )
 
 
+def texts_of(records: Sequence[Record]) -> Iterator[str]:
+    """All texts of records: what is asked, said before, and answered."""
+    for record in records:
+        yield record.text
+        if record.text_pair is not None:
+            yield record.text_pair
+        yield from (turn.content for turn in record.turns[:-1])
+        if isinstance(record.target, Writing) and record.target.text != record.text:
+            yield record.target.text
+
+
 def with_language_model(head: Head, family: type[Family]) -> Head:
     """The head with its auto class: for a language model, that of the family."""
     return Head(head.auto_class or family.language_model, head.config)
@@ -94,15 +123,15 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
                 fit = "; ".join(f"{name} ({discover(Family)[name].examples})" for name in part.families)
                 raise UsageError(
                     f"{kind} {part.type} does not work with models of the family {family.name()}",
-                    where=f"model.name_or_path: {recipe.model.name_or_path}",
+                    where=f"model.name_or_path: {recipe.model.name}",
                     hint=f"it works with: {fit}",
                 )
         if reason := recipe.task.refusal(family.name(), [metric.name() for metric in recipe.metrics]):
-            raise UsageError(reason, where=f"model.name_or_path: {recipe.model.name_or_path}")
+            raise UsageError(reason, where=f"model.name_or_path: {recipe.model.name}")
         return family
     known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
     raise UsageError(
         f"no family takes a model of type {config.get('model_type')!r}",
-        where=f"model.name_or_path: {recipe.model.name_or_path}",
+        where=f"model.name_or_path: {recipe.model.name}",
         hint=f"families: {known}",
     )

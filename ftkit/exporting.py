@@ -35,8 +35,7 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         )
     if not run.recipe.method.trains:
         raise UsageError(
-            f"method {run.recipe.method.type} trains nothing: the model is {run.recipe.model.name_or_path} "
-            "as it is"
+            f"method {run.recipe.method.type} trains nothing: the model is {run.recipe.model.name} as it is"
         )
     if run.recipe.method.adapters and not merge:
         raise UsageError(
@@ -48,7 +47,7 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
     from ftkit.estimator import finished_estimator
     from ftkit.training.estimator import TrainedEstimator
 
-    log.info("Merging adapters into %s", run.recipe.model.name_or_path)
+    log.info("Merging adapters into %s", run.recipe.model.name)
     estimator = finished_estimator(run)
     assert isinstance(estimator, TrainedEstimator)
     model: Any = estimator.model

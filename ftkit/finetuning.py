@@ -76,8 +76,8 @@ def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tu
     dataset = load_records(recipe.data, recipe.task, limit=limit)
     tell(dataset)
     train, validation = dataset["train"], _validation(dataset)
-    log.info("Loading %s", recipe.model.name_or_path)
-    estimator = make_estimator(recipe, dataset.labels)
+    log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
+    estimator = make_estimator(recipe, dataset.labels, train=train)
     workplace = run.workplace(resume=resume)
     estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:

@@ -27,10 +27,10 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     checked = load_recipe(recipe, overrides)
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
     located = checked.model.locate()
-    if located.folder:
+    if located.config:
         report["model"] = f"{located.name_or_path} ({family_of(checked, dict(located.config)).name()})"
     else:
-        report["model"] = f"{checked.model.name_or_path} (on the Hub, not looked at)"
+        report["model"] = f"{checked.model.name} (on the Hub, not looked at)"
     if name := checked.data.dataset_name:
         if Path(name).is_absolute() and not Path(name).is_dir():
             raise InputError("no such folder", where=f"data.dataset_name: {name}")

@@ -210,7 +210,7 @@ class Run:
             "notes": list(dataset.notes),
             "pairs": dataset["train"][0].text_pair is not None,
             "base_model": {
-                "source": self.recipe.model.name_or_path,
+                "source": self.recipe.model.name,
                 "revision": self.recipe.model.revision,
                 "sha256": located.sha256(),
             },

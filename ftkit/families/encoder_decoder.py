@@ -21,7 +21,8 @@ class EncoderDecoder(Family):
     @classmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:
         known = auto_model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
-        return bool(config.get("is_encoder_decoder")) and config.get("model_type") in known
+        # A saved configuration says it; one that is written by hand need not.
+        return bool(config.get("is_encoder_decoder", True)) and config.get("model_type") in known
 
     @classmethod
     def complete(cls, loaded: Loaded) -> None:

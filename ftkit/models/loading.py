@@ -20,11 +20,11 @@ _NO_LIMIT = 10**9
 
 def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model."""
-    with explained(source.name_or_path):
+    with explained(source.name):
         tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
     # Without its files, transformers makes a tokenizer that knows no word.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError("the model's tokenizer has an empty vocabulary", where=source.name_or_path)
+        raise InputError("the model's tokenizer has an empty vocabulary", where=source.name)
     return tokenizer
 
 
@@ -36,7 +36,7 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_config(located: Located, source: ModelSource) -> Any:
     """Load the model's configuration; for a Hub id, this is the first download."""
-    with explained(source.name_or_path):
+    with explained(source.name):
         config = AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
     source.check_downloaded(config.to_dict())
     return config
@@ -50,7 +50,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     """
     config = load_config(located, source)
     auto_class = getattr(transformers, str(head.auto_class))
-    with explained(source.name_or_path):
+    with explained(source.name):
         model, info = auto_class.from_pretrained(
             located.name_or_path,
             **head.config,
@@ -68,7 +68,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         tokenizer=tokenizer,
         new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
         max_length=longest_input(config, tokenizer, source.max_length),
-        source=source.name_or_path,
+        source=source.name,
         revision=source.revision,
         auto_class=str(head.auto_class),
     )
@@ -90,7 +90,7 @@ def _refuse_random_body(
         raise InputError(
             f"the weights do not fit config.json: {len(wrong)} of {len(body)} tensors {problem}, "
             f"such as {wrong[0]}",
-            where=source.name_or_path,
+            where=source.name,
             hint="take config.json and the weights from the same model",
         )
 

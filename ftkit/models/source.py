@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,13 +23,27 @@ _LFS_POINTER = b"version https://git-lfs"
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
+class FreshTokenizer(Block):
+    """A tokenizer that is trained on the training texts."""
+
+    type: Literal["character", "bpe", "wordpiece", "unigram"] = "bpe"
+    """`character`, byte-level `bpe` (as GPT-2's), `wordpiece` (as BERT's) or `unigram` (as T5's)."""
+    vocab_size: Annotated[int, Field(ge=32)] = 8000
+    """The most tokens it has, special ones included."""
+
+
 class ModelSource(Block):
-    """A pretrained model: a Hub id, a local folder, a GGUF file, or a package that carries either."""
+    """A pretrained model: a Hub id, a local folder, a GGUF file, a package with either; or a fresh one."""
 
-    path_keys: ClassVar[tuple[str, ...]] = ("name_or_path",)
+    path_keys: ClassVar[tuple[str, ...]] = ("name_or_path", "tokenizer")
 
-    name_or_path: str
+    name_or_path: str = ""
     """Hub id, local folder, `.gguf` file, or `package:NAME/PATH` for an installed Python package."""
+    from_config: dict[str, Any] | None = None
+    """A fresh model with random weights instead: `model_type` and values of its configuration by
+    transformers' names, such as `{model_type: gpt2, n_layer: 4, n_head: 4, n_embd: 128}`."""
+    tokenizer: str | FreshTokenizer | None = None
+    """With `from_config`: the tokenizer of that model (Hub id, folder or package), or how to train one."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     max_length: Annotated[int, Field(ge=4)] | None = None
@@ -49,6 +63,27 @@ class ModelSource(Block):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSource:
+        if bool(self.name_or_path) == (self.from_config is not None):
+            raise ValueError("give name_or_path for a pretrained model, or from_config for a fresh one")
+        if self.from_config is None:
+            if self.tokenizer is not None:
+                raise ValueError("tokenizer goes with from_config; a pretrained model has its own")
+            return self
+        if not str(self.from_config.get("model_type") or ""):
+            raise ValueError("from_config names no model_type, such as gpt2, llama, bert or t5")
+        if "auto_map" in self.from_config:
+            raise ValueError("from_config: auto_map would run code, which is refused")
+        if self.tokenizer is None:
+            raise ValueError("from_config needs a tokenizer: a model's, or {type: bpe} to train one")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages and the manifest call it."""
+        return self.name_or_path or f"a new {(self.from_config or {})['model_type']}"
+
     @property
     def is_package(self) -> bool:
         return self.name_or_path.startswith(PACKAGE_PREFIX)
@@ -66,13 +101,15 @@ class ModelSource(Block):
         """Find the model and check what can be checked before anything is loaded.
 
         A Hub id is taken as it is: its files are looked at once they are downloaded. A GGUF file is
-        unpacked when the model is loaded.
+        unpacked when the model is loaded, a fresh model is made then.
 
         Raises:
             InputError: The package or folder is missing, holds no safetensors weights or no
                 tokenizer, needs remote code that is not trusted, is cut short, or has another
                 SHA-256 than the recipe says.
         """
+        if self.from_config is not None:
+            return Located(self.name, None, self.from_config)
         if self.is_gguf:
             return self._locate_gguf()
         if self.is_package:
@@ -99,6 +136,13 @@ class ModelSource(Block):
         located = Located(str(folder), folder, config)
         self._check_sha256(located)
         return located
+
+    def locate_tokenizer(self) -> Located:
+        """Where the tokenizer of this model is; its weights need not be there."""
+        path = Path(self.name_or_path)
+        if self.is_package:
+            path = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
+        return Located(str(path), path, {}) if path.is_dir() else Located(self.name_or_path, None, {})
 
     def _locate_gguf(self) -> Located:
         if self.is_package:

@@ -17,7 +17,7 @@ def model_card(run: Run) -> str:
     lines = [
         f"# {run.folder.name}",
         "",
-        f"A {recipe.task.type} model: `{recipe.model.name_or_path}`, method `{recipe.method.type}`, "
+        f"A {recipe.task.type} model: `{recipe.model.name}`, method `{recipe.method.type}`, "
         f"made with ftkit {manifest['versions'].get('ftkit', '')}.",
         "",
         *_scores(run.metrics),

@@ -496,9 +496,9 @@ def write_smol_smoltalk(folder: Path) -> None:
     write(folder, features, {"train": rows(100, 0), "test": rows(8, 100)})
 
 
-def _text_standin(write: Callable[[Path], None], **sizes: int) -> StandIn:
+def _text_standin(write: Callable[[Path], None], *notes: str, **sizes: int) -> StandIn:
     """Of texts that a model writes."""
-    return StandIn(write, (), "test", sizes, problem_type=None)
+    return StandIn(write, (), "test", sizes, notes=notes, problem_type=None)
 
 
 def _tagged_standin(
@@ -553,7 +553,9 @@ STANDINS = {
     "google-research-datasets/nq_open": _text_standin(write_nq_open, train=38, validation=2, test=8),
     "knkarthick/dialogsum": _text_standin(write_dialogsum, train=24, validation=6, test=12),
     "abisee/cnn_dailymail": _text_standin(write_cnn_dailymail, train=24, validation=6, test=8),
-    "tuetschek/e2e_nlg": _text_standin(write_e2e_nlg, train=24, validation=6, test=8),
+    "tuetschek/e2e_nlg": _text_standin(
+        write_e2e_nlg, "12 of 24 training rows repeat an earlier text", train=24, validation=6, test=8
+    ),
     "yahma/alpaca-cleaned": _text_standin(write_alpaca, train=58, validation=1, test=1),
     "databricks/databricks-dolly-15k": _text_standin(write_dolly, train=54, validation=3, test=3),
     "HuggingFaceH4/no_robots": _text_standin(write_no_robots, train=38, validation=2, test=8),

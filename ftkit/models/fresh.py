@@ -1,0 +1,163 @@
+"""Fresh models: from a configuration, with random weights and a tokenizer trained on the data."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from ftkit.errors import InputError
+from ftkit.models.loading import explained, load_tokenizer, longest_input
+from ftkit.training.setup import Head, Loaded
+
+if TYPE_CHECKING:
+    from ftkit.models.source import FreshTokenizer, ModelSource
+
+_SENTINELS = 100
+_END = "<|endoftext|>"
+
+
+def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iterator[str]]) -> Loaded:
+    """A model with random weights, by the seed that is set.
+
+    Args:
+        source: Its configuration, and which tokenizer it has.
+        head: The head, its auto class known.
+        family: `decoder`, `encoder` or `encoder_decoder`.
+        texts: The training texts, for a tokenizer that is trained.
+
+    Raises:
+        InputError: transformers refuses the configuration.
+    """
+    assert source.from_config is not None
+    if isinstance(source.tokenizer, str):
+        borrowed = source.model_copy(update={"name_or_path": source.tokenizer, "from_config": None})
+        tokenizer: Any = load_tokenizer(borrowed.locate_tokenizer(), borrowed)
+    else:
+        assert source.tokenizer is not None
+        tokenizer = train_tokenizer(source.tokenizer, family, texts)
+    values = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **({"decoder_start_token_id": tokenizer.pad_token_id} if family == "encoder_decoder" else {}),
+        **source.from_config,
+        **head.config,
+    }
+    with explained(source.name):
+        config = AutoConfig.for_model(**values)
+        if config.vocab_size < len(tokenizer):
+            raise InputError(
+                f"model.from_config: vocab_size is {config.vocab_size}, "
+                f"the tokenizer has {len(tokenizer)} tokens"
+            )
+        model = getattr(transformers, str(head.auto_class)).from_config(config)
+    return Loaded(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        new_parameters=(),
+        max_length=longest_input(config, tokenizer, source.max_length),
+        source=source.name,
+        auto_class=str(head.auto_class),
+    )
+
+
+def train_tokenizer(
+    settings: FreshTokenizer, family: str, texts: Callable[[], Iterator[str]]
+) -> PreTrainedTokenizerFast:
+    """A tokenizer learned from texts, with the special tokens that the family needs."""
+    special = _SPECIAL[family]
+    tokenizer = _TRAINED[settings.type](settings.vocab_size, list(special["all"]), texts)
+    number = {token: tokenizer.token_to_id(token) for token in special["all"]}
+    if around := special["around"]:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=around[0], pair=around[1], special_tokens=list(number.items())
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special["named"])
+
+
+# What each family's tokens are called, and where they stand: those of GPT-2, BERT and T5.
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "decoder": {
+        "all": (_END, "<unk>"),
+        "named": {"bos_token": _END, "eos_token": _END, "unk_token": "<unk>"},
+        "around": None,
+    },
+    "encoder": {
+        "all": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        "named": {
+            "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+        "around": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    },
+    "encoder_decoder": {
+        "all": ("<pad>", "</s>", "<unk>", *(f"<extra_id_{number}>" for number in range(_SENTINELS))),
+        "named": {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+        "around": ("$A </s>", "$A </s> $B </s>"),
+    },
+}  # fmt: skip
+
+
+def _unknown(special: list[str]) -> str:
+    return next(token for token in special if "unk" in token.lower())
+
+
+def _character(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    seen = sorted({character for text in texts() for character in text})[: size - len(special)]
+    vocabulary = {token: number for number, token in enumerate([*special, *seen])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_unknown(special)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _bpe(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    return tokenizer
+
+
+def _wordpiece(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token=_unknown(special)))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=list(string.ascii_lowercase + string.digits + string.punctuation),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    return tokenizer
+
+
+def _unigram(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size, special_tokens=special, unk_token=_unknown(special), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    return tokenizer
+
+
+_TRAINED: dict[str, Callable[[int, list[str], Callable[[], Iterator[str]]], Tokenizer]] = {
+    "character": _character,
+    "bpe": _bpe,
+    "wordpiece": _wordpiece,
+    "unigram": _unigram,
+}
