@@ -13,6 +13,10 @@ from ftkit.cli import app, console, options
 def show(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe file or name.")] = None,
     set_: options.Set = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead, show what the model sees of the first N training rows."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
     json_: options.Json = False,
 ) -> None:
@@ -28,6 +32,17 @@ def show(
     if recipe is None:
         raise UsageError("give a RECIPE, or --schema")
     checked = load_recipe(recipe, set_ or ())
+    if examples:
+        from dataclasses import asdict
+
+        from ftkit.showing import training_examples
+
+        found = training_examples(checked, examples)
+        if json_:
+            console.emit_json({"examples": [asdict(example) for example in found]})
+        else:
+            console.emit("\n\n".join("\n".join(example.lines()) for example in found))
+        return
     if json_:
         console.emit_json(to_tree(checked))
     else:

@@ -34,12 +34,7 @@ def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iter
         InputError: transformers refuses the configuration.
     """
     assert source.from_config is not None
-    if isinstance(source.tokenizer, str):
-        borrowed = source.model_copy(update={"name_or_path": source.tokenizer, "from_config": None})
-        tokenizer: Any = load_tokenizer(borrowed.locate_tokenizer(), borrowed)
-    else:
-        assert source.tokenizer is not None
-        tokenizer = train_tokenizer(source.tokenizer, family, texts)
+    tokenizer = tokenizer_of(source, family, texts)
     values = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -65,6 +60,15 @@ def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iter
         source=source.name,
         auto_class=str(head.auto_class),
     )
+
+
+def tokenizer_of(source: ModelSource, family: str, texts: Callable[[], Iterator[str]]) -> Any:
+    """The tokenizer of a fresh model: another model's, or one that is trained."""
+    if isinstance(source.tokenizer, str):
+        borrowed = source.model_copy(update={"name_or_path": source.tokenizer, "from_config": None})
+        return load_tokenizer(borrowed.locate_tokenizer(), borrowed)
+    assert source.tokenizer is not None
+    return train_tokenizer(source.tokenizer, family, texts)
 
 
 def train_tokenizer(

@@ -117,7 +117,7 @@ class ModelSource(Block):
             if not folder.is_dir():
                 raise InputError("this is a file, not a model folder", where=str(folder))
         elif (path := Path(self.name_or_path)).is_dir():
-            folder = path
+            folder = _of_run(path)
         elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
             kind = "this is a file, not a model folder" if path.is_file() else "no such model folder"
             raise InputError(kind, where=self.name_or_path, hint="model.name_or_path is a folder or a Hub id")
@@ -222,6 +222,23 @@ class Located:
         if self.gguf is not None:
             return gguf.sha256(self.gguf)
         return None if self.folder is None else weights_sha256(self.folder)
+
+
+def _of_run(folder: Path) -> Path:
+    """The model of a run folder; any other folder as it is.
+
+    Raises:
+        InputError: The run holds adapters, not a whole model.
+    """
+    if not (folder / "manifest.json").is_file() or not (folder / "model").is_dir():
+        return folder
+    if (folder / "model" / "adapter_config.json").is_file():
+        raise InputError(
+            "the run holds adapters, which need their base model",
+            where=str(folder),
+            hint=f"ftkit export {folder} --merge, then name the folder that it writes",
+        )
+    return folder / "model"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -73,8 +73,13 @@ class Writer:
         from transformers import TextStreamer
 
         class Shown(TextStreamer):
+            begun = False
+
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                show(text)
+                # The space between a prompt and its answer belongs to neither.
+                piece = text if self.begun else text.lstrip()
+                self.begun = self.begun or bool(piece)
+                show(piece)
 
         streamer = Shown(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         return self._batch([prompt], streamer)[0]

@@ -150,7 +150,8 @@ class WritingHead(LanguageHead):
         ids, offsets = _tokens(rendered.prompt() if separate else rendered, tokenizer)
         if separate:
             start, end = rendered.answers[-1]
-            labels = list(tokenizer(text_target=rendered.text[start:end].strip())["input_ids"])
+            answer = rendered.text[start:end].strip().removesuffix(str(tokenizer.eos_token or "")).strip()
+            labels = list(tokenizer(text_target=answer)["input_ids"])
             if tokenizer.eos_token_id is not None and labels[-1:] != [tokenizer.eos_token_id]:
                 labels.append(tokenizer.eos_token_id)
             excess = len(ids) - max_length

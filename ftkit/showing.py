@@ -1,0 +1,90 @@
+"""Show: what a model sees of the training rows, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ftkit.dataset import load_records
+from ftkit.errors import InputError
+from ftkit.estimator import family_of, texts_of
+from ftkit.recipe import Recipe
+
+_FEWEST_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row of features.
+
+    Attributes:
+        where: The row of the data that it is made of, or begins in.
+        reads: The tokens that go in.
+        learned: For each of them, whether the model learns to say it there; empty for a head that says
+            something else.
+        answer: What is learned besides: the label, or the tokens that a decoder writes.
+    """
+
+    where: str
+    reads: tuple[str, ...]
+    learned: tuple[bool, ...]
+    answer: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """The example for a person to read: a token a line, what is learned marked."""
+        count = sum(self.learned)
+        yield f"{self.where}: {len(self.reads)} tokens" + (f", {count} learned (>)" if self.learned else "")
+        for number, token in enumerate(self.reads):
+            mark = ">" if self.learned and self.learned[number] else " "
+            yield f"{number:>5} {mark} {token}"
+        if self.answer:
+            yield f"      = {self.answer}"
+
+
+def training_examples(recipe: Recipe, count: int) -> list[Example]:
+    """The first rows that training sees.
+
+    Only the tokenizer is loaded, not the model.
+
+    Raises:
+        InputError: Data or tokenizer are not as the recipe needs them.
+    """
+    from ftkit.models import fresh, loading
+    from ftkit.training.language_head import IGNORED
+
+    dataset = load_records(recipe.data, recipe.task)
+    train = dataset["train"]
+    source = recipe.model
+    if source.from_config is not None:
+        config: Any = dict(source.from_config)
+        family = family_of(recipe, config).name()
+        tokenizer = fresh.tokenizer_of(source, family, lambda: texts_of(train))
+        longest = source.max_length or 512
+    else:
+        located = source.locate().ready()
+        found = loading.load_config(located, source)
+        family = family_of(recipe, found.to_dict()).name()
+        tokenizer = loading.load_tokenizer(located, source)
+        longest = loading.longest_input(found, tokenizer, source.max_length)
+    objective = recipe.task.objective(dataset.labels, train, family=family, label_smoothing=0.0)
+    objective.prepare(tokenizer, longest)
+    looked = train[: max(count, _FEWEST_ROWS)]
+    encoded = objective.training_rows(looked, tokenizer, longest)
+    if not encoded.features:
+        raise InputError(f"nothing can be learned from the first {len(looked)} rows: {encoded.notes[0]}")
+    examples = []
+    for number, row in enumerate(islice(encoded.features, count)):
+        seen = objective.vary(row, (recipe.seed, 0, number))
+        ids, labels = seen["input_ids"], seen.get("labels")
+        learned, answer = (), ""
+        if isinstance(labels, list) and len(labels) == len(ids) and family != "encoder_decoder":
+            learned = tuple(label != IGNORED for label in labels)
+        elif isinstance(labels, list) and recipe.task.answer in ("text", "document"):
+            answer = " ".join(tokenizer.convert_ids_to_tokens(labels))
+        elif labels is not None:
+            answer = str(labels)
+        reads = tuple(map(str, tokenizer.convert_ids_to_tokens(ids)))
+        examples.append(Example(train[encoded.owners[number]].where, reads, learned, answer))
+    return examples
