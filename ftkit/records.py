@@ -110,10 +110,12 @@ class Prediction:
     Attributes:
         value: The predicted label, the tuple of predicted labels, the entities, the number, or the text.
         scores: Probability of every label, each in [0, 1]; entities carry their own.
+        failed: What the model wrote that could not be read as an answer; empty where all of it could.
     """
 
     value: Target
     scores: Mapping[str, float] = field(default_factory=dict)
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

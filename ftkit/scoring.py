@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from ftkit.metrics.base import Headline, Metric
 from ftkit.metrics.bootstrap import interval
 from ftkit.records import Dataset, Prediction, Record, Score, Scores, labelled
 from ftkit.training.setup import Estimator
+
+log = logging.getLogger("ftkit")
+
+_MOST_SHOWN = 5
 
 
 def evaluate_split(
@@ -38,6 +43,11 @@ def score(
             headlines[metric.name()] = Score(result, *interval(metric, references, values, labels))
         else:
             details[metric.name()] = result
+    if failed := [prediction.failed for prediction in predictions if prediction.failed]:
+        log.warning(
+            "  note: %d of %d answers could not be read (first: %.80r)", len(failed), len(records), failed[0]
+        )
+        details["unreadable"] = {"rows": len(failed), "examples": failed[:_MOST_SHOWN]}
     signatures = {metric.name(): text for metric in metrics if (text := metric.signature())}
     return Scores(split, len(records), headlines, details, signatures)
 

@@ -77,7 +77,9 @@ def one_hot(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.bool_
     members = numpy.zeros((len(values), len(labels)), dtype=bool)
     for row, value in enumerate(values):
         for name in (value,) if isinstance(value, str) else value:
-            members[row, number[name]] = True
+            # What a model wrote may be no label at all.
+            if name in number:
+                members[row, number[name]] = True
     return members
 
 

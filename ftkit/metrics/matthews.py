@@ -25,7 +25,9 @@ class Matthews(Headline):
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Hits, then true and predicted occurrences of every label."""
-        true, said = one_hot(references, labels), one_hot(predictions, labels)
+        # An answer that is no label is one more class, which is never right.
+        classes = [*labels, ""]
+        true, said = one_hot(references, classes), one_hot(predictions, classes)
         return numpy.concatenate([(true & said).sum(1, keepdims=True), true, said], axis=1).astype(float)
 
     def from_counts(self, sums: Counts) -> Counts:

@@ -177,6 +177,8 @@ class Recipe(Block):
     def best_needs_text(self) -> bool:
         """Whether the score that chooses the checkpoint is one of written texts."""
         name, _ = self.best_metric
+        if self.task.writes and self.task.answer != "text":
+            return name != LOSS
         return any(metric.name() == name and metric.reads_text for metric in self.metrics)
 
     def family_of(self, config: Mapping[str, Any]) -> type[Family] | None:

@@ -47,7 +47,8 @@ def model_card(run: Run) -> str:
 
 def snippet(run: Run) -> str:
     """Python that loads `model/` with transformers (and peft) alone and uses it on one text."""
-    return _pipeline_snippet(run) if run.recipe.task.pipeline else _model_snippet(run)
+    task = run.recipe.task
+    return _pipeline_snippet(run) if task.pipeline and not task.writes else _model_snippet(run)
 
 
 def _model_snippet(run: Run) -> str:

@@ -37,6 +37,8 @@ def write_predictions(
                 "target": task.answer_json(record.target, record),
                 "prediction": task.answer_json(prediction.value, record),
             }
+            if prediction.failed:
+                row["unreadable"] = prediction.failed
             if prediction.scores:
                 row["scores"] = {name: round(score, 6) for name, score in prediction.scores.items()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

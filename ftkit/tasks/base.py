@@ -31,6 +31,12 @@ class Task(Component):
     """What is read from a row, by field name."""
     answer_fields: ClassVar[tuple[str, ...]]
     """The fields that can hold the right answer; not needed to predict."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether the answer is written by a language model head, not read off a head of its own."""
+        return False
+
     families: ClassVar[tuple[str, ...] | None] = None
     """The model families it can be solved with; `None` for all."""
     tags_words: ClassVar[bool] = False

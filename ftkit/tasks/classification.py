@@ -9,10 +9,19 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Limits
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record, Target
+from ftkit.tasks.as_text import (
+    NONE,
+    checked_template,
+    read_label,
+    read_labels,
+    text_refusal,
+    text_usage,
+    writing_head,
+)
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of, whole
 
@@ -35,6 +44,11 @@ class Classification(Task):
     """What stands between the labels of a row where they are written as one string."""
     threshold: Annotated[float, Limits(gt=0, lt=1)] = 0.5
     """With `multi_label`, the probability from which a label is predicted."""
+    formulation: Literal["head", "text"] = "head"
+    """`head` reads the answer off an output layer of its own; with `text` a decoder or encoder-decoder
+    writes it (the label's name)."""
+    template: str | None = None
+    """With `formulation: text`, Jinja that makes what the model reads from `text` and `text_pair`."""
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Limits(ge=0)]] | None = None
     """Weight of each label in the loss; `balanced` weighs rare labels up."""
 
@@ -61,6 +75,15 @@ class Classification(Task):
         if unknown := self._unknown_weights(self.labels):
             raise ValueError(f"class_weights: {unknown}")
         return self
+
+    _template = field_validator("template")(checked_template)
+
+    @property
+    def writes(self) -> bool:
+        return self.formulation == "text"
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        return text_refusal(family) if self.writes else ""
 
     @property
     def answer(self) -> str:
@@ -117,6 +140,8 @@ class Classification(Task):
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head
 
+        if self.writes:
+            return Head(None, {})
         problem = "multi_label_classification" if self.multi_label else "single_label_classification"
         return Head(
             auto_class="AutoModelForSequenceClassification",
@@ -131,6 +156,8 @@ class Classification(Task):
     def objective(
         self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
+        if self.writes:
+            return self._written(labels, family, label_smoothing)
         from ftkit.training.heads import SequenceHead
 
         if self.multi_label and label_smoothing:
@@ -143,17 +170,37 @@ class Classification(Task):
             label_smoothing=label_smoothing,
         )
 
+    def _written(self, labels: Sequence[str], family: str, label_smoothing: float) -> Objective:
+        """Labels by name, as text."""
+        if self.class_weights is not None:
+            raise UsageError("task.class_weights is for formulation: head")
+        read = read_labels if self.multi_label else read_label
+        return writing_head(
+            family,
+            template=self.template,
+            asked="Labels" if self.multi_label else "Label",
+            write=lambda record: ", ".join(_names(record.target)) or NONE,
+            read=lambda text, record: read(text, record, labels),
+            label_smoothing=label_smoothing,
+        )
+
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        asked = "Labels" if self.multi_label else "Label"
+        return text_usage(auto_class, generation, template=self.template, asked=asked)
+
     def answer_json(self, value: Any, record: Record) -> Any:
         return value
 
     def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
         scores = {name: round(score, 6) for name, score in prediction.scores.items()}
         chosen = _names(prediction.value)
-        answer = {"labels": list(chosen)} if self.multi_label else {"label": chosen[0]}
-        return {**answer, "scores": scores}
+        answer = {"labels": list(chosen)} if self.multi_label else {"label": chosen[0] or None}
+        failed = {"unreadable": prediction.failed} if prediction.failed else {}
+        return {**answer, **({"scores": scores} if scores else {}), **failed}
 
     def prediction_text(self, prediction: Prediction, record: Record) -> str:
-        chosen = ", ".join(f"{name} {prediction.scores[name]:.3f}" for name in _names(prediction.value))
+        scores = {name: f" {score:.3f}" for name, score in prediction.scores.items()}
+        chosen = ", ".join(f"{name}{scores.get(name, '')}" for name in _names(prediction.value))
         return f"{chosen or '(none)'}  {record.text}"
 
     def call_options(self, max_length: int) -> dict[str, Any]:

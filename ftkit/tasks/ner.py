@@ -27,6 +27,14 @@ from ftkit.tagging import (
     split_tag,
     tag_names,
 )
+from ftkit.tasks.as_text import (
+    checked_template,
+    read_entities,
+    text_refusal,
+    text_usage,
+    writing_head,
+    written_entities,
+)
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
 
@@ -54,6 +62,11 @@ class Ner(Task):
     before it. Data with tokens keeps its own words."""
     stride: Annotated[int, Limits(ge=0)] | None = None
     """Tokens that neighbouring windows of a long text share; by default a quarter of a window."""
+    formulation: Literal["head", "text"] = "head"
+    """`head` reads the answer off an output layer of its own; with `text` a decoder or encoder-decoder
+    writes it (`[TYPE] words [TYPE] words`, or `none`)."""
+    template: str | None = None
+    """With `formulation: text`, Jinja that makes what the model reads from `text`."""
     constrained: bool = False
     """Whether predicted tags are the likeliest sequence without an `I-` where none may stand."""
 
@@ -84,6 +97,15 @@ class Ner(Task):
         if twice := [name for name, times in Counter(value or ()).items() if times > 1]:
             raise ValueError(f"{twice[0]!r} stands twice")
         return value
+
+    _template = field_validator("template")(checked_template)
+
+    @property
+    def writes(self) -> bool:
+        return self.formulation == "text"
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        return text_refusal(family) if self.writes else ""
 
     @property
     def answer(self) -> str:
@@ -267,9 +289,8 @@ class Ner(Task):
             found = chunks(tags, scheme)
             for start, _, kind in found:
                 self._refuse_unseen(kind, labels, f"{record.where}, word {start + 1} ({tags[start]})")
-        target = Entities(
-            spans_of(found, record.words), bio_tags(found, len(record.words)), record.text, record.words
-        )
+        tags = bio_tags(found, len(record.words))
+        target = Entities(spans_of(found, record.words), tags, record.text, record.words)
         return replace(record, target=target)
 
     def _refuse_unseen(self, kind: str, labels: Sequence[str], where: str) -> None:
@@ -314,6 +335,8 @@ class Ner(Task):
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head
 
+        if self.writes:
+            return Head(None, {})
         tags = tag_names(labels)
         return Head(
             auto_class="AutoModelForTokenClassification",
@@ -327,6 +350,15 @@ class Ner(Task):
     def objective(
         self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
+        if self.writes:
+            return writing_head(
+                family,
+                template=self.template,
+                asked="Entities",
+                write=lambda record: written_entities(cast("Entities", record.target)),
+                read=lambda text, record: read_entities(text, record, labels, _entities_of),
+                label_smoothing=label_smoothing,
+            )
         from ftkit.training.token_head import TokenHead
 
         return TokenHead(
@@ -338,11 +370,15 @@ class Ner(Task):
 
     # Results ----------------------------------------------------------------------------
 
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        return text_usage(auto_class, generation, template=self.template, asked="Entities")
+
     def answer_json(self, value: Any, record: Record) -> Any:
         return None if value is None else [_span_json(span, record) for span in value.spans]
 
     def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
-        return {"entities": self.answer_json(prediction.value, record)}
+        failed = {"unreadable": prediction.failed} if prediction.failed else {}
+        return {"entities": self.answer_json(prediction.value, record), **failed}
 
     def prediction_text(self, prediction: Prediction, record: Record) -> str:
         assert isinstance(prediction.value, Entities)
@@ -410,6 +446,13 @@ def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, i
     (Span(start=4, end=12, label='PER', score=None),)
     """
     return tuple(Span(words[start][0], words[end - 1][1], kind) for start, end, kind in found)
+
+
+def _entities_of(spans: Sequence[Span], record: Record) -> Entities:
+    """Spans of a record's text as its entities, with a tag for each word."""
+    found = _words_touched(spans, record.words)
+    tags = bio_tags(found, len(record.words))
+    return Entities(spans_of(found, record.words), tags, record.text, record.words)
 
 
 def _words_touched(spans: Sequence[Span], words: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:

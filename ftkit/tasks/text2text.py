@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from ftkit.errors import InputError
 from ftkit.records import Record, Writing
+from ftkit.tasks.as_text import checked_template, rendered
 from ftkit.tasks.base import Field
 from ftkit.tasks.reading import text_of
 from ftkit.tasks.writing import WritingTask, right_texts
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ftkit.training.writing import Rendered
 
-_INPUTS = {"text", "text_pair"}
 _TEMPLATES = {"encoder_decoder": "{{ text }}", "decoder": "Input: {{ text }}\nOutput:"}
 _PAIRED = {
     "encoder_decoder": "{{ text }}\n{{ text_pair }}",
@@ -45,16 +44,7 @@ class Text2Text(WritingTask):
     @field_validator("template")
     @classmethod
     def _is_template(cls, value: str | None) -> str | None:
-        from ftkit.prompts.template import Template
-
-        if value is None:
-            return value
-        fields = Template(value).fields
-        if unknown := sorted(fields - _INPUTS):
-            raise ValueError(f"the template names {unknown[0]!r}; the fields are: text, text_pair")
-        if "text" not in fields:
-            raise ValueError("the template does not name the field text")
-        return value
+        return checked_template(value)
 
     @property
     def default_metrics(self) -> list[str]:
@@ -74,21 +64,6 @@ class Text2Text(WritingTask):
         )
 
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
-        from ftkit.prompts.template import Template
-        from ftkit.training.writing import Rendered
-
-        source = self.template or (_TEMPLATES if record.text_pair is None else _PAIRED)[family]
-        fields = {"text": record.text}
-        if record.text_pair is not None:
-            fields["text_pair"] = record.text_pair
-        try:
-            prompt = Template(source).render(fields)
-        except ValueError as error:
-            raise InputError(str(error), where=record.where, hint="task.template") from None
-        start = prompt.find(record.text)
-        cut = (start, start + len(record.text)) if start >= 0 else (0, len(prompt))
-        if not isinstance(record.target, Writing):
-            return Rendered(prompt, (), cut)
-        # Most tokenizers keep a space with the word after it, so it belongs to the answer.
-        text = f"{prompt} {record.target.text}"
-        return Rendered(text, ((len(prompt), len(text)),), cut)
+        template = self.template or (_TEMPLATES if record.text_pair is None else _PAIRED)[family]
+        answer = record.target.text if isinstance(record.target, Writing) else None
+        return rendered(record, template, answer)

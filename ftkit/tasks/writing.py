@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record, Writing
+from ftkit.tasks.as_text import generation_lines
 from ftkit.tasks.base import Task
 from ftkit.tasks.reading import text_of
 
@@ -36,6 +37,10 @@ class WritingTask(Task):
     @property
     def answer(self) -> str:
         return "text"
+
+    @property
+    def writes(self) -> bool:
+        return True
 
     @abstractmethod
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
@@ -81,14 +86,7 @@ class WritingTask(Task):
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
         family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
-        options = ", ".join(f"{name}={value!r}" for name, value in generation.items())
-        read = "" if family == "encoder_decoder" else '[inputs["input_ids"].shape[1] :]'
-        return [
-            f"inputs = {self.example_inputs(family)}",
-            'inputs.pop("token_type_ids", None)',
-            f"written = model.generate(**inputs, {options}, pad_token_id=tokenizer.pad_token_id)[0]",
-            f"print(tokenizer.decode(written{read}, skip_special_tokens=True).strip())",
-        ]
+        return generation_lines(family, self.example_inputs(family), generation)
 
     def template_options(self) -> dict[str, Any]:
         """What the objective does with the tokenizer's chat template."""

@@ -334,11 +334,12 @@ def write_fairytale_qa(folder: Path) -> None:
 
     def rows(split: str, count: int, first: int) -> Rows:
         kings = range(first, first + count)
+        more = "and so on . " * 30
         found = [
             {
                 "story_name": f"king-{king}",
                 # The second passage of each split is too long.
-                "story_section": f"king {king} had {king} sons . " + "and so on . " * (30 * (king == first + 1)),
+                "story_section": f"king {king} had {king} sons . " + more * (king == first + 1),
                 "question": f"how many sons had king {king} ?",
                 "answer1": f"{king} .",
                 "answer2": "" if split == "train" else f"{king} sons .",
@@ -392,13 +393,13 @@ def write_dialogsum(folder: Path) -> None:
 
 
 def write_cnn_dailymail(folder: Path) -> None:
-    """abisee/cnn_dailymail: a configuration for each version; a highlight a line, with a space before the stop."""
+    """abisee/cnn_dailymail: a configuration for each version; in `highlights`, a sentence a line."""
     features = _strings("article", "highlights", "id")
 
     def rows(count: int, first: int) -> Rows:
         days = range(first, first + count)
         return {
-            "article": [f"LONDON (CNN) -- It rained on day {day}. {'More later. ' * (day % 24)}" for day in days],
+            "article": [f"LONDON (CNN) -- Rain on day {day}. {'More later. ' * (day % 24)}" for day in days],
             "highlights": [f"Rain on day {day} .\nMore of it to come ." for day in days],
             "id": [f"{day:040x}" for day in days],
         }
@@ -414,12 +415,10 @@ def write_e2e_nlg(folder: Path) -> None:
 
     def rows(count: int, first: int) -> Rows:
         numbers = range(first, first + count)
+        texts = "Inn {} is in the riverside area.", "By the river is Inn {}."
         return {
             "meaning_representation": [f"name[Inn {number // 2}], area[riverside]" for number in numbers],
-            "human_reference": [
-                (f"Inn {number // 2} is in the riverside area.", f"By the river is Inn {number // 2}.")[number % 2]
-                for number in numbers
-            ],
+            "human_reference": [texts[number % 2].format(number // 2) for number in numbers],
         }
 
     splits = {split: rows(*which) for split, which in _SPLITS.items()}

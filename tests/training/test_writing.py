@@ -551,34 +551,34 @@ def test_a_long_second_text_is_cut_as_well(tiny: Folder) -> None:
 
 @pytest.fixture(scope="module")
 def loud(tiny: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """A tiny model with large random weights: what it writes hangs on all that it reads."""
+    """`loud("t5")` is the folder of a tiny model with large random weights."""
     folders: dict[str, Path] = {}
 
     def get(architecture: str) -> Path:
         if architecture not in folders:
-            folder = tmp_path_factory.mktemp("loud") / architecture
-            if architecture == "bart":
-                model, tokenizer = bart()
-            else:
-                auto = AutoModelForSeq2SeqLM if architecture == "t5" else AutoModelForCausalLM
-                torch.manual_seed(0)
-                model = auto.from_pretrained(tiny(architecture))
-                tokenizer = AutoTokenizer.from_pretrained(tiny(architecture))
-            with torch.no_grad():
-                generator = torch.Generator().manual_seed(0)
-                for weight in (weight for weight in model.parameters() if weight.dim() == 2):
-                    tokens = weight.shape[0] == len(tokenizer)
-                    # Small embeddings: where they are tied to the output, a token would foretell itself.
-                    weight.copy_(torch.randn(weight.shape, generator=generator) * (0.1 if tokens else 0.5))
-                    if tokens:
-                        weight[_unreadable(tokenizer)] = 0
-            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            folders[architecture] = folder
+            known = None if architecture == "bart" else tiny(architecture)
+            folders[architecture] = build_loud(known, tmp_path_factory.mktemp("loud") / architecture)
         return folders[architecture]
 
     return get
+
+
+def build_loud(source: Path | None, folder: Path) -> Path:
+    """Save a tiny model (BART, where there is no source) whose words hang on all that it reads."""
+    torch.manual_seed(0)
+    model, tokenizer = loaded(source) if source else bart()
+    with torch.no_grad():
+        for weight in (weight for weight in model.parameters() if weight.dim() == 2):
+            tokens = weight.shape[0] == len(tokenizer)
+            # Small embeddings: where they are tied to the output, a token would foretell itself.
+            weight.copy_(torch.randn(weight.shape) * (0.1 if tokens else 0.5))
+            if tokens:
+                weight[_unreadable(tokenizer)] = 0
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _unreadable(tokenizer: Any) -> list[int]:

@@ -1,0 +1,221 @@
+"""Labels and entities as text: what a model that writes is asked, and how its answer is read.
+
+- A label is written as its name; several as their names with a comma and a space between them.
+- Entities are written as `[TYPE] words [TYPE] words`, in the order of the text.
+- Where there is nothing to name, `none` is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from ftkit.errors import InputError
+from ftkit.records import Entities, Prediction, Record, Span, Writing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftkit.training.language_head import Kind
+    from ftkit.training.writing import Rendered, WritingHead
+
+NONE = "none"
+_PAIR = {"text", "text_pair"}
+_ENTITY = re.compile(r"\[([^\[\]]+)\]([^\[]*)")
+
+
+def default_template(family: str, asked: str, *, paired: bool) -> str:
+    """What a model reads by default: the text, and for a decoder the name of what it is to write.
+
+    >>> default_template("decoder", "Label", paired=False)
+    '{{ text }}\\nLabel:'
+    """
+    text = "{{ text }}\n{{ text_pair }}" if paired else "{{ text }}"
+    return text if family == "encoder_decoder" else f"{text}\n{asked}:"
+
+
+def checked_template(value: str | None) -> str | None:
+    """A template that names the text and nothing that is not there.
+
+    Raises:
+        ValueError: It does not.
+    """
+    from ftkit.prompts.template import Template
+
+    if value is None:
+        return value
+    fields = Template(value).fields
+    if unknown := sorted(fields - _PAIR):
+        raise ValueError(f"the template names {unknown[0]!r}; the fields are: text, text_pair")
+    if "text" not in fields:
+        raise ValueError("the template does not name the field text")
+    return value
+
+
+def rendered(record: Record, template: str, answer: str | None) -> Rendered:
+    """A record's text by a template, and the answer after it.
+
+    Raises:
+        InputError: The template fails for this record.
+    """
+    from ftkit.prompts.template import Template
+    from ftkit.training.writing import Rendered
+
+    fields = {"text": record.text}
+    if record.text_pair is not None:
+        fields["text_pair"] = record.text_pair
+    try:
+        prompt = Template(template).render(fields)
+    except ValueError as error:
+        raise InputError(str(error), where=record.where, hint="task.template") from None
+    start = prompt.find(record.text)
+    cut = (start, start + len(record.text)) if start >= 0 else (0, len(prompt))
+    if answer is None:
+        return Rendered(prompt, (), cut)
+    # Most tokenizers keep a space with the word after it, so it belongs to the answer.
+    text = f"{prompt} {answer}"
+    return Rendered(text, ((len(prompt), len(text)),), cut)
+
+
+def writing_head(
+    family: str,
+    *,
+    template: str | None,
+    asked: str,
+    write: Callable[[Record], str],
+    read: Callable[[str, Record], Prediction],
+    label_smoothing: float,
+) -> WritingHead:
+    """The objective of a model that writes labels or entities.
+
+    Args:
+        family: Of the model.
+        template: Makes what it reads; `None` for the default.
+        asked: What a decoder is asked for by default.
+        write: The answer to a record as text.
+        read: What such a text says; one that says nothing that can be read gives a prediction that failed.
+        label_smoothing: As for any language model head.
+    """
+    from ftkit.training.writing import WritingHead
+
+    def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+        paired = record.text_pair is not None
+        chosen = template or default_template(family, asked, paired=paired)
+        if isinstance(record.target, Writing):  # as the head asks where an answer ends
+            return rendered(record, chosen, record.target.text)
+        return rendered(record, chosen, None if record.target is None else write(record))
+
+    return WritingHead(
+        kind=cast("Kind", family),
+        label_smoothing=label_smoothing,
+        render=render,
+        read=lambda text, record, known: read(text, record),
+    )
+
+
+def text_refusal(family: str) -> str:
+    """Why models of a family cannot write; empty where they can."""
+    return "formulation: text needs a model that writes; an encoder does not" if family == "encoder" else ""
+
+
+def text_usage(
+    auto_class: str, generation: Mapping[str, Any], *, template: str | None, asked: str
+) -> list[str]:
+    """Python lines that let `model` and `tokenizer` write an answer."""
+    family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+    prompt = (template or default_template(family, asked, paired=False)).replace("{{ text }}", "...")
+    inputs = f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
+    return generation_lines(family, inputs, generation)
+
+
+def generation_lines(family: str, inputs: str, generation: Mapping[str, Any]) -> list[str]:
+    """Python lines that print what follows `inputs`."""
+    options = ", ".join(f"{name}={value!r}" for name, value in generation.items())
+    new = "" if family == "encoder_decoder" else '[inputs["input_ids"].shape[1] :]'
+    return [
+        f"inputs = {inputs}",
+        'inputs.pop("token_type_ids", None)',
+        f"written = model.generate(**inputs, {options}, pad_token_id=tokenizer.pad_token_id)[0]",
+        f"print(tokenizer.decode(written{new}, skip_special_tokens=True).strip())",
+    ]
+
+
+def read_label(text: str, record: Record, labels: Sequence[str]) -> Prediction:
+    """The label that a text names, whatever its case; the prediction `""` where it names none.
+
+    >>> read_label("Refund Status.", Record("x"), ["refund_status"]).value
+    'refund_status'
+    """
+    found = _label(text, labels)
+    return Prediction(found, failed="" if found else text or "(nothing)")
+
+
+def read_labels(text: str, record: Record, labels: Sequence[str]) -> Prediction:
+    """The labels that a text names; what names none is left out, and the prediction failed."""
+    parts = [part for part in text.split(",") if part.strip()]
+    if [_plain(part) for part in parts] == [NONE]:
+        return Prediction(())
+    found = {_label(part, labels) for part in parts}
+    failed = text or "(nothing)" if "" in found or not parts else ""
+    return Prediction(tuple(name for name in labels if name in found), failed=failed)
+
+
+def _label(text: str, labels: Sequence[str]) -> str:
+    return next((name for name in labels if _plain(name) == _plain(text)), "")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.strip().strip(".").replace("_", " ").casefold().split())
+
+
+def written_entities(target: Entities) -> str:
+    """Entities as text."""
+    parts = [
+        f"[{span.label}] {' '.join(target.text[span.start : span.end].split())}" for span in target.spans
+    ]
+    return " ".join(parts) or NONE
+
+
+def read_entities(
+    text: str,
+    record: Record,
+    labels: Sequence[str],
+    settle: Callable[[Sequence[Span], Record], Entities],
+) -> Prediction:
+    """The entities that a text names, found again in the record's text.
+
+    Each is looked for after the one before it, then anywhere that is not taken. One that the text does
+    not hold, or of a type that there is not, is left out, and the prediction failed.
+    """
+    if _plain(text) == NONE:
+        return Prediction(settle((), record))
+    spans: list[Span] = []
+    odd = [] if _ENTITY.match(text.lstrip()) else [text or "(nothing)"]
+    last = 0
+    for kind, words in _ENTITY.findall(text):
+        label = _label(kind, labels)
+        place = _place(words, record.text, last, spans) if label else None
+        if place is None:
+            odd.append(f"[{kind}]{words}".strip())
+            continue
+        spans.append(Span(*place, label))
+        last = place[1]
+    return Prediction(settle(sorted(spans, key=lambda span: span.start), record), failed="; ".join(odd))
+
+
+def _place(words: str, text: str, start: int, taken: Sequence[Span]) -> tuple[int, int] | None:
+    """Where the words stand in a text as whole words, from `start` on or else before it."""
+    parts = [re.escape(part) for part in words.split()]
+    if not parts:
+        return None
+    pattern = re.compile(r"(?<!\w)" + r"\s*".join(parts) + r"(?!\w)")
+    free = partial(_free, taken=taken)
+    places = [match.span() for match in pattern.finditer(text) if free(match.span())]
+    return next((place for place in places if place[0] >= start), next(iter(places), None))
+
+
+def _free(place: tuple[int, int], taken: Sequence[Span]) -> bool:
+    return all(place[1] <= span.start or place[0] >= span.end for span in taken)
