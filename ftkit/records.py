@@ -65,6 +65,7 @@ class Writing:
         loss: Of a prediction: negative log-likelihood of the target, summed over its tokens, in nats.
         tokens: Of a prediction: the tokens of the target that the loss is over.
         octets: Of a prediction: the bytes of UTF-8 that these stand for; 0 where they are only a sample.
+        start: Its first character in the text that it is a part of; -1 where it is of none.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Writing:
     loss: float = 0.0
     tokens: int = 0
     octets: int = 0
+    start: int = -1
 
 
 Target: TypeAlias = str | tuple[str, ...] | Entities | float | Writing

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +97,7 @@ FORMS: dict[str, Callable[..., Row]] = {
     "sharegpt": sharegpt,
 }  # fmt: skip
 COLOURS = ["red", "green", "blue", "violet"]
-THINGS = ["card", "phone", "film", "game", "house", "tree"]
+THINGS = ["card", "phone", "house"]
 
 
 def instructions(form: str) -> list[Row]:
@@ -170,6 +169,7 @@ class Case:
     method: str
     form: str = ""
     system: str | None = None
+    steps: int = 4
     folder: Path = Path()
     base: Path = Path()
     done: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
@@ -190,8 +190,8 @@ class Case:
             "data": {"train_file": "rows.jsonl", "test_file": "rows.jsonl"},
             "method": {"type": "lora", "r": 16} if self.method == "lora" else "full",
             "training": {
-                "max_steps": 30, "learning_rate": 0.01, "per_device_train_batch_size": 8,
-                "save_strategy": "no", "lr_scheduler_type": "constant",
+                "max_steps": self.steps, "learning_rate": 0.01 if self.steps > 4 else 0.001,
+                "per_device_train_batch_size": 8, "save_strategy": "no", "lr_scheduler_type": "constant",
             },
             "engine": {"precision": "fp32"},
             "generation": {"max_new_tokens": NEW_TOKENS},
@@ -208,11 +208,14 @@ class Case:
         return [f"Input: {row['text']}\nOutput:" for row in self.rows]
 
 
+# Where a run has more than a few steps, it learns to end its answers.
 CASES = [
-    *(Case(a, "text2text", method) for a in ("gpt2", "llama", "t5") for method in ("full", "lora")),
+    Case("gpt2", "text2text", "full", steps=30),
+    *(Case(a, "text2text", "full") for a in ("llama", "t5")),
+    *(Case(a, "text2text", "lora") for a in ("gpt2", "llama", "t5")),
     Case("gpt2", "instruction", "full", "alpaca", SYSTEM),
     Case("gpt2", "instruction", "lora", "messages"),
-    Case("llama", "instruction", "full", "sharegpt", "be brief"),
+    Case("llama", "instruction", "full", "sharegpt", "be brief", steps=30),
     Case("llama", "instruction", "lora", "completion"),
     Case("t5", "instruction", "full", "instances"),
     Case("t5", "instruction", "lora", "messages"),
@@ -411,12 +414,3 @@ def test_other_generation_at_evaluation(runs: dict[str, Case]) -> None:
     (folder,) = (case.folder / "run/eval").iterdir()
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert max(len(row["prediction"]) for row in rows) <= 1
-
-
-def test_a_process_of_its_own(runs: dict[str, Case], ftkit: Any) -> None:
-    """The whole way once: Python starts, text comes in through a pipe, JSON goes out."""
-    case = runs["t5-instruction-lora-messages"]
-    asked = "\n".join(map(json.dumps, case.rows[:3]))
-    done = ftkit("predict", case.folder / "run", "-", input=asked)
-    assert done.returncode == 0, done.stderr
-    assert answers(done.stdout) == case.written["saved"][:3]

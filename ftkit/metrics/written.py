@@ -51,6 +51,15 @@ class ExactMatch(WrittenMean):
         return float(right.strip() == written.strip())
 
 
+class NormalizedExactMatch(WrittenMean):
+    """Share of the rows whose text is right but for case, punctuation and articles, as SQuAD counts it."""
+
+    type: Literal["normalized_exact_match"] = "normalized_exact_match"
+
+    def row_score(self, right: str, written: str) -> float:
+        return float(_words(right) == _words(written))
+
+
 class TokenF1(WrittenMean):
     """F1 of the words that a text shares with the right one, as in SQuAD (Rajpurkar et al., 2016).
 

@@ -123,7 +123,7 @@ class WritingHead(LanguageHead):
     def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""
         ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-        probe = Record("?", target=Writing("!"), turns=(Turn("user", "?"),))
+        probe = Record("?", text_pair="?", target=Writing("!"), turns=(Turn("user", "?"),))
         ids, offsets = _tokens(rendered := self.render(probe, tokenizer), tokenizer)
         _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
         last = [label for label in labels if label != IGNORED][-1:]

@@ -1,0 +1,201 @@
+"""Extractive question answering: the part of a text that answers a question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field as Limits
+from pydantic import PositiveInt, field_validator
+
+from ftkit.errors import InputError
+from ftkit.records import Prediction, Record, Writing
+from ftkit.tasks.as_text import checked_template, generation_lines, writing_head
+from ftkit.tasks.base import Field, Task
+from ftkit.tasks.reading import text_of
+
+if TYPE_CHECKING:
+    from ftkit.training.heads import Objective
+    from ftkit.training.setup import Head
+
+_TEMPLATE = "question: {{ text }} context: {{ text_pair }}"
+
+
+class QuestionAnswering(Task):
+    """Find the answer to a question in a text, as in SQuAD (Rajpurkar et al., 2016).
+
+    With `formulation: text` an encoder-decoder (or a decoder) writes the answer.
+    """
+
+    type: Literal["qa"] = "qa"
+    formulation: Literal["head", "text"] = "head"
+    """`head` points at the first and last token of the answer; with `text` a model writes it."""
+    template: str | None = None
+    """With `formulation: text`, Jinja that makes what the model reads from `text` (the question) and
+    `text_pair` (the context); by default `question: ... context: ...`."""
+    stride: Annotated[int, Limits(ge=0)] | None = None
+    """Tokens that neighbouring windows of a long context share; by default a quarter of a window."""
+    max_answer_length: PositiveInt = 30
+    """The longest answer in tokens."""
+
+    fields: ClassVar[Mapping[str, Field]] = {
+        "question": Field(("question", "text")),
+        "context": Field(("context", "text_pair", "passage")),
+        "answers": Field(("answers", "answer")),
+        "answer_start": Field(("answer_start",), required=False),
+    }
+    answer_fields: ClassVar[tuple[str, ...]] = ("answers", "answer_start")
+    pipeline: ClassVar[str | None] = None
+
+    _template = field_validator("template")(checked_template)
+
+    @property
+    def writes(self) -> bool:
+        return self.formulation == "text"
+
+    @property
+    def answer(self) -> str:
+        return "text"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["normalized_exact_match", "token_f1"]
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        if self.writes and family == "encoder":
+            return "formulation: text needs a model that writes; an encoder does not"
+        if not self.writes and family == "encoder_decoder":
+            return "an encoder-decoder writes the answer: set task.formulation: text"
+        return ""
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        context = text_of(values.get("context"), "context", where)
+        return Record(
+            text=text_of(values.get("question"), "question", where),
+            text_pair=context,
+            target=_answer(values.get("answers"), values.get("answer_start"), context, where),
+            where=where,
+        )
+
+    def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
+        if pairs is None:
+            return [{"question": text} for text in texts]
+        return [{"question": text, "context": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        answers = [record.target for record in records if isinstance(record.target, Writing)]
+        notes = []
+        if unanswerable := sum(not answer.text for answer in answers):
+            notes.append(f"{unanswerable} questions have no answer")
+        if lost := sum(bool(answer.text) and answer.start < 0 for answer in answers):
+            notes.append(f"{lost} answers do not stand in their context, so a head cannot point at them")
+        return list(records), notes
+
+    def labels_of(self, record: Record) -> tuple[str, ...]:
+        return ()
+
+    def stratum(self, record: Record) -> str:
+        return ""
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        yield from ()
+
+    def head(self, labels: Sequence[str]) -> Head:
+        from ftkit.training.setup import Head
+
+        return Head(None if self.writes else "AutoModelForQuestionAnswering", {})
+
+    def objective(
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+    ) -> Objective:
+        if self.writes:
+            return writing_head(
+                family,
+                template=self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else ""),
+                asked="",
+                write=lambda record: cast("Writing", record.target).text or _NO_ANSWER,
+                read=_read,
+                label_smoothing=label_smoothing,
+            )
+        from ftkit.training.question_head import QuestionHead
+
+        answerable = all(not isinstance(r.target, Writing) or r.target.text for r in train)
+        return QuestionHead(
+            stride=self.stride, longest=self.max_answer_length, answerable=answerable and bool(train)
+        )
+
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        if self.writes:
+            family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+            prompt = (self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else "")).replace(
+                "{{ text }}", "..."
+            )
+            prompt = json.dumps(prompt.replace("{{ text_pair }}", "..."), ensure_ascii=False)
+            return generation_lines(family, f'tokenizer({prompt}, return_tensors="pt")', generation)
+        return [
+            'inputs = tokenizer("...", "...", return_tensors="pt")  # the question, the context',
+            "found = model(**inputs)",
+            "start, end = found.start_logits.argmax(), found.end_logits.argmax()",
+            'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]).strip())',
+        ]
+
+    def answer_json(self, value: Any, record: Record) -> Any:
+        if value is None:
+            return None
+        return [value.text, *value.others] if value.others else value.text
+
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        answer = cast("Writing", prediction.value)
+        place = {"start": answer.start, "end": answer.start + len(answer.text)} if answer.start >= 0 else {}
+        return {"answer": answer.text, **place}
+
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        return f"{cast('Writing', prediction.value).text or '(no answer)'}  {record.text}"
+
+
+_NO_ANSWER = "unanswerable"
+
+
+def _read(text: str, record: Record) -> Prediction:
+    """A written answer; where it stands in the context, with its place there."""
+    if text.strip().casefold() == _NO_ANSWER:
+        return Prediction(Writing(""))
+    return Prediction(Writing(text, start=(record.text_pair or "").find(text) if text else -1))
+
+
+def _answer(answers: Any, start: Any, context: str, where: str) -> Writing | None:
+    """The answers in SQuAD's form, a text or a list of texts; `None` where the data holds none.
+
+    Raises:
+        InputError: They have another form, or an answer does not stand where the data says.
+    """
+    if answers is None:
+        return None
+    if isinstance(answers, Mapping):
+        answers, start = answers.get("text"), answers.get("answer_start")
+    texts = [answers] if isinstance(answers, str) else answers
+    starts = [start] if isinstance(start, int) else start
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"the answers are {answers!r:.80}", where=where,
+            hint="a text, a list of texts, or {text: [...], answer_start: [...]}",
+        )  # fmt: skip
+    if not texts or not texts[0].strip():
+        return Writing("")
+    known = Writing(texts[0], tuple(dict.fromkeys(texts[1:])))
+    if not isinstance(starts, list) or not starts or not isinstance(starts[0], int):
+        return replace(known, start=context.find(known.text))
+    found = context[starts[0] : starts[0] + len(known.text)]
+    if found != known.text:
+        raise InputError(
+            f"the answer {known.text!r:.60} does not stand at character {starts[0]} of the context "
+            f"(there is {found!r:.60})",
+            where=where,
+            hint="correct answer_start, or leave it out to look the answer up",
+        )
+    return replace(known, start=starts[0])
