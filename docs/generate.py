@@ -17,16 +17,18 @@ from typing import Any
 from ftkit.catalogue import KINDS, catalogue
 from ftkit.component import attribute_docstrings, discover
 from ftkit.data.source import DataSource
-from ftkit.models.source import ModelSource
+from ftkit.models.source import FreshTokenizer, ModelSource
 from ftkit.recipe import Recipe
-from ftkit.recipe.schema import EarlyStopping, EngineSettings, Gate
+from ftkit.recipe.schema import EarlyStopping, EngineSettings, Gate, Generation
 from ftkit.training.arguments import OWNED
 
 HERE = Path(__file__).parent
-VERBS = ("finetune", "eval", "predict", "check", "show", "list", "export")
+VERBS = ("finetune", "eval", "predict", "chat", "check", "show", "list", "export")
 BLOCKS = (
     ("model", ModelSource),
+    ("model.tokenizer", FreshTokenizer),
     ("data", DataSource),
+    ("generation", Generation),
     ("engine", EngineSettings),
     ("early_stopping", EarlyStopping),
     ("gates.METRIC", Gate),
