@@ -26,6 +26,7 @@ def finetune(
     overwrite: bool = False,
     resume: bool = False,
     limit: int | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train what the recipe says, save it, reload it, score it.
 
@@ -37,6 +38,7 @@ def finetune(
         overwrite: Replace a run that is in `output_dir`.
         resume: Go on from the newest complete checkpoint in `output_dir`.
         limit: Read at most this many rows of each split.
+        profile: Write a torch profiler trace of a few steps to `profile.json.gz` in the run folder.
 
     Returns:
         The finished run.
@@ -56,10 +58,12 @@ def finetune(
     if run.finished:
         log.info("The run in %s is already finished", run.folder)
         return run
-    return solve(run, resume=resume, limit=limit, split=None)[0]
+    return solve(run, resume=resume, limit=limit, split=None, profile=profile)[0]
 
 
-def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tuple[Run, Scores | None]:
+def solve(
+    run: Run, *, resume: bool, limit: int | None, split: str | None, profile: bool = False
+) -> tuple[Run, Scores | None]:
     """Read, fit and score: what a run is made of, whatever the method.
 
     Args:
@@ -67,6 +71,7 @@ def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tu
         resume: Go on from its newest checkpoint.
         limit: Read at most this many rows of each split.
         split: The split to score; by default test, else validation.
+        profile: Whether to write a trace of a few steps.
 
     Returns:
         The finished run and its scores.
@@ -78,7 +83,7 @@ def solve(run: Run, *, resume: bool, limit: int | None, split: str | None) -> tu
     train, validation = dataset["train"], _validation(dataset)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
     estimator = make_estimator(recipe, dataset.labels, train=train)
-    workplace = run.workplace(resume=resume)
+    workplace = run.workplace(resume=resume, profile=profile)
     estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:
         run.start(dataset, limit=limit, resume=resume)

@@ -175,8 +175,8 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def workplace(self, *, resume: bool = False) -> Workplace:
-        return Workplace(self.folder, resume)
+    def workplace(self, *, resume: bool = False, profile: bool = False) -> Workplace:
+        return Workplace(self.folder, resume, profile)
 
     def start(self, dataset: Dataset, *, limit: int | None, resume: bool = False) -> None:
         """Write the recipe and what is known before training; an older run is removed.

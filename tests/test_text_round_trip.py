@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-import random
+import shutil
 import subprocess
 import sys
 import traceback
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from test_round_trip import fresh
 from training.test_writing import build_loud
+from transformers import AutoModel, AutoTokenizer
 
 from ftkit.cli import main
 from ftkit.data.source import DataSource
@@ -55,7 +56,7 @@ def command(*arguments: object, stdin: str = "", cwd: Path | None = None) -> sub
         log.setLevel(kept[1])
         for name in os.environ.keys() - warned.keys():
             del os.environ[name]
-    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess([*map(str, arguments)], code, out.getvalue(), err.getvalue())
 
 
 # Rows ---------------------------------------------------------------------------------------------
@@ -151,7 +152,10 @@ def test_every_form_says_the_same(form: str, tmp_path: Path) -> None:
 
 
 def test_a_rows_own_system_prompt_wins(tmp_path: Path) -> None:
-    rows = [{"instruction": "a", "output": "b", "system": "own"}, {"instruction": "c", "output": "d", "system": ""}]
+    rows = [
+        {"instruction": "a", "output": "b", "system": "own"},
+        {"instruction": "c", "output": "d", "system": ""},
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     records = load_records(DataSource(train_file=str(tmp_path / "rows.jsonl")), Instruction(system=SYSTEM))
     assert [record.turns[0].content for record in records["train"]] == ["own", SYSTEM]
@@ -224,7 +228,8 @@ LORA = [case for case in CASES if case.method == "lora"]
 NAMES = [case.name for case in CASES]
 
 # Plain transformers (and peft): nothing of ftkit is imported.
-PLAIN = """
+PLAIN = (
+    """
 import contextlib, io, json, os, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -269,7 +274,9 @@ for one in json.load(open("cases.json")):
         found[one["name"]]["merged"] = write(one, one["run"] + "/../merged", None)
 assert not [name for name in sys.modules if name.partition(".")[0] == "ftkit"]
 print(json.dumps(found))
-""" % NEW_TOKENS  # noqa: UP031
+"""
+    % NEW_TOKENS
+)  # noqa: UP031
 
 
 def snippet(case: Case) -> str:
@@ -285,9 +292,12 @@ def runs(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
     plain = []
     for case in CASES:
         case.folder = tmp_path_factory.mktemp(case.name)
-        # One checkpoint comes without a language model head: the adapter must bring it along.
-        headless = case.name == "llama-text2text-lora"
-        case.base = tiny("llama") if headless else loud[case.architecture]
+        case.base = loud[case.architecture]
+        if case.name == "llama-text2text-lora":
+            # A checkpoint without a language model head: the adapter must bring it along.
+            case.base = tmp_path_factory.mktemp("headless")
+            shutil.copytree(loud["llama"], case.base, dirs_exist_ok=True)
+            AutoModel.from_pretrained(loud["llama"]).save_pretrained(case.base)
         (case.folder / "recipe.yaml").write_text(json.dumps(case.recipe(), indent=1))
         (case.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, case.rows)))
         case.done["finetune"] = command("finetune", "recipe.yaml", "--json", cwd=case.folder)
@@ -312,12 +322,14 @@ def answers(printed: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_saved_model_writes_without_ftkit_what_it_writes_with_it(name: str, runs: dict[str, Case]) -> None:
+def test_the_saved_model_writes_without_ftkit_what_it_writes_with_it(
+    name: str, runs: dict[str, Case]
+) -> None:
     case = runs[name]
     predicted = command("predict", "run", "rows.jsonl", cwd=case.folder)
     assert predicted.returncode == 0, predicted.stderr
     texts = answers(predicted.stdout)
-    assert len(set(texts)) > 3, "the rows tell"
+    assert len(set(texts)) > 2, "the rows tell"
     assert texts == case.written["saved"]
     saved = [json.loads(line) for line in (case.folder / "run/predictions.jsonl").read_text().splitlines()]
     assert [row["prediction"] for row in saved] == texts
@@ -355,8 +367,6 @@ def test_a_run_is_evaluated_again_with_the_same_scores(name: str, runs: dict[str
 
 @pytest.mark.parametrize("name", [case.name for case in CASES if case.task == "instruction"])
 def test_the_chat_template_is_saved(name: str, runs: dict[str, Case]) -> None:
-    from transformers import AutoTokenizer
-
     case = runs[name]
     folders = ["run/model", *(["merged"] if case.method == "lora" else [])]
     for folder in folders:
@@ -365,6 +375,29 @@ def test_the_chat_template_is_saved(name: str, runs: dict[str, Case]) -> None:
             [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
         )
         assert text.endswith("User: hi\nAssistant:")
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.steps == 30])
+def test_a_trained_answer_ends(name: str, runs: dict[str, Case]) -> None:
+    """Where the model has learned to end its answers, they do not go on to the most tokens allowed."""
+    case = runs[name]
+    assert any(len(text) < NEW_TOKENS for text in case.written["saved"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-instruction-full-sharegpt",
+        pytest.param("gpt2-instruction-lora-messages", marks=pytest.mark.xfail(
+            strict=True, reason="beside adapters nothing says what ends an answer")),
+    ],
+)  # fmt: skip
+def test_what_ends_an_answer_is_saved(name: str, runs: dict[str, Case]) -> None:
+    """A chat template can close answers with a token that the base model does not stop at."""
+    case = runs[name]
+    saved = case.folder / "run/model/generation_config.json"
+    says = json.loads(saved.read_text()).get("eos_token_id") if saved.is_file() else None
+    assert says or "eos_token_id" in snippet(case)
 
 
 def test_text_and_pipe_and_file_say_the_same(runs: dict[str, Case]) -> None:
@@ -398,7 +431,9 @@ def test_a_conversation_by_pipe(runs: dict[str, Case]) -> None:
     assert answers(piped.stdout) == case.written["saved"][:4]
 
 
-@pytest.mark.xfail(strict=True, reason="lines are read as the field `text`, which an instruction does not have")
+@pytest.mark.xfail(
+    strict=True, reason="lines are read as the field `text`, which an instruction does not have"
+)
 def test_instructions_by_pipe(runs: dict[str, Case]) -> None:
     case = runs["gpt2-instruction-full-alpaca"]
     piped = command("predict", "run", "-", stdin="the red card?\n", cwd=case.folder)

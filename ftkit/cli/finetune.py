@@ -18,6 +18,9 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     limit: options.Limit = None,
     gate: options.Gates = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a torch profiler trace of a few steps to the run folder.")
+    ] = False,
     json_: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -31,7 +34,7 @@ def finetune(
     if overwrite and resume:
         raise UsageError("give --resume or --overwrite, not both: one goes on with the run, one removes it")
     gates = read_gates(gate)
-    run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit)
+    run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit, profile=profile)
     if not is_main_process():
         return
     metrics = run.metrics

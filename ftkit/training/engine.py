@@ -28,6 +28,7 @@ from ftkit.training.batches import (
 )
 from ftkit.training.cpu import fast_dropout, keep_kernels, keep_memory
 from ftkit.training.heads import Features
+from ftkit.training.throughput import Meter
 
 keep_kernels()
 keep_memory()
@@ -81,6 +82,7 @@ class Engine(Trainer):
         self.evaluate_now = evaluate
         self.micro_batch_overhead = micro_batch_overhead
         self.skipped_steps = 0
+        self.meter = Meter()
         self.resumed: dict[str, Any] | None = None
         super().__init__(
             model=model,
@@ -148,6 +150,7 @@ class Engine(Trainer):
         loss = torch.zeros((), device=self.args.device)
         with fast_dropout() if self.args.device.type == "cpu" else nullcontext():
             for number, part in enumerate(parts, 1):
+                self.meter.count(part)
                 context = nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
                 with context:
                     loss += super().training_step(model, part, num_items_in_batch)
@@ -200,7 +203,9 @@ class Engine(Trainer):
     ) -> dict[str, float]:
         """Score the validation records; every process gets the same scores."""
         assert self.evaluate_now is not None
-        scores = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluate_now().items()}
+        with self.meter.pause():
+            found = self.evaluate_now()
+        scores = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(scores))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
@@ -208,6 +213,10 @@ class Engine(Trainer):
     # Checkpoints ------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.meter.pause():
+            self._save_whole_checkpoint(model, trial)
+
+    def _save_whole_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._save_checkpoint(model, trial)
             return

@@ -22,8 +22,10 @@ from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.precision import autocast, resolve_precision
 from ftkit.training.processes import processes
+from ftkit.training.profiling import Profile
 from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Workplace
+from ftkit.training.throughput import sentence
 from ftkit.training.writing import WritingHead
 
 if TYPE_CHECKING:
@@ -126,8 +128,11 @@ class TrainedEstimator:
         if checkpoint:
             log.info("Resuming from %s", checkpoint.name)
         engine.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        speed = engine.meter.figures(self.model, self.precision)
+        log.info("  %s", sentence(speed))
         figures["steps"] = engine.state.global_step
         figures["train_seconds"] = round(time.perf_counter() - started, 2)
+        figures["speed"] = speed
         figures["best_step"] = engine.state.best_global_step
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
@@ -238,6 +243,8 @@ class TrainedEstimator:
 
     def _callbacks(self, workplace: Workplace, validated: bool) -> list[TrainerCallback]:
         callbacks: list[TrainerCallback] = [LogFile(workplace.log), Progress()]
+        if workplace.profile:
+            callbacks.append(Profile(workplace.folder / "profile.json.gz"))
         if self.setup.early_stopping and validated:
             patience, threshold = self.setup.early_stopping
             callbacks.append(EarlyStoppingCallback(patience, threshold))

@@ -92,10 +92,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a run trains: its folder, and whether it goes on from a checkpoint there."""
+    """Where a run trains: its folder, whether it goes on from a checkpoint there, and is profiled."""
 
     folder: Path
     resume: bool = False
+    profile: bool = False
 
     @property
     def checkpoints(self) -> Path:

@@ -90,7 +90,24 @@ DEFINITIONS: dict[str, Callable[[Rows], float]] = {
 # Rows ---------------------------------------------------------------------------------------------
 
 _WORD = st.sampled_from(
-    ["a", "the", "An", "cat", "Cat", "sat", "on", "mat", "dog", "ran", "über", "3.5", "it's", "U.S.", "new\nline", ""]
+    [
+        "a",
+        "the",
+        "An",
+        "cat",
+        "Cat",
+        "sat",
+        "on",
+        "mat",
+        "dog",
+        "ran",
+        "über",
+        "3.5",
+        "it's",
+        "U.S.",
+        "new\nline",
+        "",
+    ]
 )
 _MARK = st.sampled_from(["", "", "", ".", ",", "!", ")"])
 _TEXT = st.lists(st.tuples(_WORD, _MARK).map("".join), max_size=9).map(" ".join)
@@ -134,7 +151,9 @@ def test_against_the_definition(name: str, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-@pytest.mark.parametrize("rows", [SENTENCES, SENTENCES[:1], SENTENCES[3:], [("a b", ("a b",))], [("", ("x",))]])
+@pytest.mark.parametrize(
+    "rows", [SENTENCES, SENTENCES[:1], SENTENCES[3:], [("a b", ("a b",))], [("", ("x",))]]
+)
 def test_against_the_definition_on_sentences(name: str, rows: Rows) -> None:
     if name == "rouge_lsum":
         lines = [(_lines(said), tuple(map(_lines, right))) for said, right in rows]

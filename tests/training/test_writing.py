@@ -190,9 +190,7 @@ def test_gradients_equal_plain_transformers(
         assert_same_steps(engine_gradients(recipe, patch), plain)
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     with monkeypatch.context() as patch:
-        assert_same_steps(
-            engine_gradients(recipe | {"training": recipe["training"] | halves}, patch), plain
-        )
+        assert_same_steps(engine_gradients(recipe | {"training": recipe["training"] | halves}, patch), plain)
     cuts: list[Any] = []
     with monkeypatch.context() as patch:
         patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
@@ -212,7 +210,9 @@ def test_label_smoothing_equals_torch(
     assert_same_steps(engine_gradients(recipe, monkeypatch), plain_gradients(recipe, chats(), 0.2))
 
 
-@pytest.mark.xfail(strict=True, reason="evaluation smooths the labels as well, so answer_loss is no likelihood")
+@pytest.mark.xfail(
+    strict=True, reason="evaluation smooths the labels as well, so answer_loss is no likelihood"
+)
 def test_the_answer_loss_is_a_likelihood_whatever_the_training_smooths(
     frozen_recipe: dict[str, Any], still: Folder, tmp_path: Path
 ) -> None:
@@ -507,9 +507,20 @@ def test_a_conversation_is_cut_between_its_system_prompt_and_its_last_question(t
     task = Instruction()
     objective = head(task)
     objective.prepare(tokenizer, 90)
-    turns = (Turn("system", "be kind"), Turn("user", "A" * 40), Turn("assistant", "first"), Turn("user", "B" * 20))
+    turns = (
+        Turn("system", "be kind"),
+        Turn("user", "A" * 40),
+        Turn("assistant", "first"),
+        Turn("user", "B" * 20),
+    )
     record = Record("B" * 20, target=Writing("second"), where="rows:7", turns=turns)
-    whole = "be kind\n\nUser: " + "A" * 40 + "\nAssistant: first<|endoftext|>\nUser: " + "B" * 20 + "\nAssistant: second"
+    whole = (
+        "be kind\n\nUser: "
+        + "A" * 40
+        + "\nAssistant: first<|endoftext|>\nUser: "
+        + "B" * 20
+        + "\nAssistant: second"
+    )
     for how, limit in (("left", 90), ("right", 90), ("left", 60)):
         objective = head(Instruction(truncation=how))
         encoded = objective.encode([record], tokenizer, limit)
@@ -641,9 +652,12 @@ WRITERS = [
 
 @pytest.mark.parametrize("architecture", WRITERS)
 @pytest.mark.parametrize(
-    "given", [{}, {"num_beams": 3}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}, {"min_new_tokens": 4}]
+    "given",
+    [{}, {"num_beams": 3}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}, {"min_new_tokens": 4}],
 )
-def test_a_batch_is_written_as_each_prompt_alone(given: dict[str, Any], architecture: str, loud: Folder) -> None:
+def test_a_batch_is_written_as_each_prompt_alone(
+    given: dict[str, Any], architecture: str, loud: Folder
+) -> None:
     model, tokenizer = loaded(loud(architecture))
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
     stop = {tokenizer.eos_token_id}

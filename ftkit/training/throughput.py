@@ -1,0 +1,123 @@
+"""Throughput: how much a run does in a second, and how near that is to what the machine can do."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from ftkit.training.processes import processes
+
+_SIDE = 1024
+_TRIES = 3
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Meter:
+    """Counts what passes through a model in training; padding is not counted as work."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.tokens = 0
+        self.computed = 0
+        self.paused = 0.0
+        self.began = time.perf_counter()
+
+    def count(self, batch: Mapping[str, Tensor]) -> None:
+        """Count a batch, or a part of one."""
+        mask = batch.get("attention_mask")
+        if mask is not None:
+            self.rows += len(mask)
+            self.tokens += int(mask.sum())
+            self.computed += mask.numel()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave out the time of what is no training, such as an evaluation."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - began
+
+    def figures(self, model: nn.Module, precision: str) -> dict[str, Any]:
+        """What was measured, over all processes.
+
+        Returns:
+            Rows and real tokens a second, the share of what was computed that was padding, the most
+            memory that a process had (GiB), and the share of the rate at which this machine multiplies
+            matrices. That share counts 2 operations a token for each weight outside embeddings in the
+            forward pass, 2 for its activations' gradients, and 2 for its own where it is trained.
+        """
+        seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
+        mine = [self.rows, self.tokens, self.computed]
+        state = processes()
+        parts = gather_object([mine]) if state.num_processes > 1 else [mine]
+        rows, tokens, computed = (sum(part[place] for part in parts) for place in range(3))
+        found = {
+            "training_seconds": round(seconds, 2),
+            "examples_per_second": round(rows / seconds, 2),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "padding": round(1 - tokens / computed, 4) if computed else 0.0,
+            "peak_memory_gib": round(peak_memory(state.device) / 2**30, 2),
+        }
+        rate = matmul_rate(state.device.type, precision) * state.num_processes
+        found["matmul_share"] = round(_operations(model) * tokens / seconds / rate, 4)
+        return found
+
+
+def sentence(figures: Mapping[str, Any]) -> str:
+    """The figures for a person to read."""
+    return (
+        f"{figures['examples_per_second']:,.1f} examples/s, {figures['tokens_per_second']:,.0f} tokens/s "
+        f"({100 * figures['padding']:.0f} % padding), {100 * figures['matmul_share']:.0f} % of the machine's "
+        f"matrix products, at most {figures['peak_memory_gib']:.1f} GiB"
+    )
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process had so far, in bytes: of the accelerator, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In kilobytes, but for macOS.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def matmul_rate(device: str, precision: str) -> float:
+    """Floating-point operations a second in a product of two square matrices; the best of a few."""
+    a = torch.ones(_SIDE, _SIDE, device=device, dtype=_DTYPES[precision])
+    best = float("inf")
+    for _ in range(_TRIES):
+        _wait(device)
+        began = time.perf_counter()
+        a @ a
+        _wait(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * _SIDE**3 / best
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _operations(model: nn.Module) -> int:
+    """Floating-point operations that training takes for a token."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    weights = [p for p in model.parameters() if id(p) not in embeddings]
+    return sum((6 if p.requires_grad else 4) * p.numel() for p in weights)

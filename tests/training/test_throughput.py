@@ -1,0 +1,53 @@
+"""What a run says of its speed: real tokens, not padding."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import ftkit
+from ftkit.training.throughput import matmul_rate
+
+
+def test_figures_count_real_tokens(recipe: dict, colours: Path) -> None:
+    run = ftkit.finetune(recipe)
+    training = run.manifest["training"]
+    speed = training["speed"]
+    tokenizer = AutoTokenizer.from_pretrained(recipe["model"]["name_or_path"])
+    with (colours / "train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    tokens = sum(len(tokenizer(row["text"])["input_ids"]) for row in rows)
+    epochs = recipe["training"]["num_train_epochs"]
+    assert speed["examples_per_second"] * speed["training_seconds"] == pytest.approx(
+        epochs * len(rows), rel=0.02
+    )
+    assert speed["tokens_per_second"] * speed["training_seconds"] == pytest.approx(epochs * tokens, rel=0.02)
+    assert 0 <= speed["padding"] < 1
+    assert speed["training_seconds"] <= training["train_seconds"]
+    assert speed["peak_memory_gib"] > 0
+    assert 0 < speed["matmul_share"] < 1
+
+
+def test_rate_is_that_of_a_product() -> None:
+    """Within a factor of ten of one product timed by torch's own benchmark."""
+    from torch.utils.benchmark import Timer
+
+    a = torch.ones(1024, 1024)
+    seconds = Timer("a @ a", globals={"a": a}).timeit(3).median
+    assert matmul_rate("cpu", "fp32") == pytest.approx(2 * 1024**3 / seconds, rel=9)
+
+
+def test_profile(ftkit: Callable, recipe_file: Path, recipe: dict) -> None:
+    done = ftkit("finetune", recipe_file, "--profile", "--set", "training.max_steps=8")
+    assert done.returncode == 0, done.stderr
+    assert "examples/s" in done.stderr
+    with gzip.open(Path(recipe["output_dir"]) / "profile.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    assert any("aten::addmm" in event.get("name", "") for event in events)
