@@ -46,7 +46,7 @@ def command(*arguments: object, stdin: str = "", cwd: Path | None = None) -> sub
                 main()
             except SystemExit as error:
                 code = error.code
-            except BaseException:
+            except Exception:  # noqa: BLE001
                 code = 1
                 traceback.print_exc()
     finally:
@@ -254,7 +254,7 @@ def write(one, folder, base):
         ids = inputs["input_ids"]
         with torch.no_grad():
             written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                                     max_new_tokens=%d, pad_token_id=tokenizer.pad_token_id)[0]
+                                     max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id)[0]
         new = written if seq2seq else written[ids.shape[1]:]
         texts.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     return texts
@@ -276,7 +276,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "ftkit"]
 print(json.dumps(found))
 """
     % NEW_TOKENS
-)  # noqa: UP031
+)
 
 
 def snippet(case: Case) -> str:

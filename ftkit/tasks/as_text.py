@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ftkit.training.writing import Rendered, WritingHead
 
 NONE = "none"
+_MARK = "\0"
 _PAIR = {"text", "text_pair"}
 _ENTITY = re.compile(r"\[([^\[\]]+)\]([^\[]*)")
 
@@ -67,12 +68,16 @@ def rendered(record: Record, template: str, answer: str | None) -> Rendered:
     fields = {"text": record.text}
     if record.text_pair is not None:
         fields["text_pair"] = record.text_pair
+    made = Template(template)
     try:
-        prompt = Template(template).render(fields)
+        prompt = made.render(fields)
+        # The longer of the two is what may be shortened; where it stands, a mark in its place tells.
+        longer = max((name for name in fields if name in made.fields), key=lambda name: len(fields[name]))
+        start = made.render({**fields, longer: _MARK}).find(_MARK)
     except ValueError as error:
         raise InputError(str(error), where=record.where, hint="task.template") from None
-    start = prompt.find(record.text)
-    cut = (start, start + len(record.text)) if start >= 0 else (0, len(prompt))
+    end = start + len(fields[longer])
+    cut = (start, end) if start >= 0 and prompt[start:end] == fields[longer] else (0, len(prompt))
     if answer is None:
         return Rendered(prompt, (), cut)
     # Most tokenizers keep a space with the word after it, so it belongs to the answer.

@@ -128,7 +128,7 @@ def _single(values: Mapping[str, Any], where: str) -> tuple[tuple[Turn, ...], Wr
         if not isinstance(first, Mapping):
             raise InputError("instances is no list of objects with input and output", where=where)
         given, output = first.get("input"), first.get("output")
-    asked = f"{instruction}\n\n{text_of(given, 'input', where)}" if given else instruction
+    asked = f"{instruction}\n\n{text_of(given, 'input', where)}" if str(given or "").strip() else instruction
     return (Turn("user", asked),), right_texts(output, "output", where)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ftkit.errors import InputError, UsageError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ftkit.training.setup import Head
 
 _NAME = "score"
+_WITHHELD = -1.0
 
 
 class Regression(Task):
@@ -54,6 +56,9 @@ class Regression(Task):
         return (_NAME,)
 
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        # GLUE writes -1 where it withholds the answers of a test split.
+        if records and all(record.target == _WITHHELD for record in records):
+            return [replace(record, target=None) for record in records], ["all numbers are -1: withheld"]
         return list(records), []
 
     def labels_of(self, record: Record) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ class WritingHead(LanguageHead):
         found = []
         for record in records:
             rendered = self.render(record, tokenizer).prompt()
-            ids, offsets = _tokens(rendered, tokenizer)
+            ids, offsets = self._read(rendered, tokenizer)
             kept = self._kept(offsets, rendered.cut, len(ids) - max_length)
             if kept is None:
                 raise _too_long(record, len(ids), max_length)
@@ -147,7 +147,7 @@ class WritingHead(LanguageHead):
             InputError: It is too long and that is an error, or its answer has no token.
         """
         separate = self.kind == "encoder_decoder"
-        ids, offsets = _tokens(rendered.prompt() if separate else rendered, tokenizer)
+        ids, offsets = self._read(rendered.prompt() if separate else rendered, tokenizer)
         if separate:
             start, end = rendered.answers[-1]
             answer = rendered.text[start:end].strip().removesuffix(str(tokenizer.eos_token or "")).strip()
@@ -173,6 +173,16 @@ class WritingHead(LanguageHead):
             "labels": labels if separate else [labels[place] for place in kept],
             "shortened": excess > 0,
         }
+
+    def _read(
+        self, rendered: Rendered, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a text; an encoder-decoder reads an end token after it, whoever wrote it."""
+        ids, offsets = _tokens(rendered, tokenizer)
+        end = tokenizer.eos_token_id
+        if self.kind == "encoder_decoder" and end is not None and ids[-1:] != [end]:
+            return [*ids, end], [*offsets, (0, 0)]
+        return ids, offsets
 
     def _kept(
         self, offsets: Sequence[tuple[int, int]], cut: tuple[int, int], excess: int

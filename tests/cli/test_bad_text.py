@@ -206,8 +206,8 @@ def test_an_encoder_does_not_write(
     text(task, [GOOD_TEXT | GOOD_ASKED])
     say(f"model: {{name_or_path: {looks_like_bert}}}")
     says = (
-        f"model.name_or_path: {looks_like_bert}: task {task} does not work with models of the family encoder\n"
-        "  it works with: decoder (gpt2,",
+        f"model.name_or_path: {looks_like_bert}: task {task} does not work with models of the family "
+        "encoder\n  it works with: decoder (gpt2,",
         "encoder_decoder (t5,",
     )
     refused(2, "check", "recipe.yaml", says=says)

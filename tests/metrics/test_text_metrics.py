@@ -9,7 +9,6 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest

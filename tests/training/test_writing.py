@@ -1,4 +1,4 @@
-"""Writing: losses and gradients against plain transformers code, what is learned, what is cut, what is written."""
+"""Writing against plain transformers code: losses and gradients, what is learned, cut and written."""
 
 from __future__ import annotations
 
@@ -168,13 +168,8 @@ def assert_same_steps(ours: Any, plain: Any) -> None:
 
 @pytest.mark.parametrize(
     ("task", "architecture"),
-    [
-        *(("text2text", architecture) for architecture in ARCHITECTURES),
-        *(("instruction", architecture) for architecture in ("gpt2", "llama")),
-        pytest.param("instruction", "t5", marks=pytest.mark.xfail(
-            strict=True, reason="T5 learns the end token of the template and the tokenizer's, one after the other")),
-    ],
-)  # fmt: skip
+    [(task, architecture) for task in ("text2text", "instruction") for architecture in ARCHITECTURES],
+)
 def test_gradients_equal_plain_transformers(
     task: str,
     architecture: str,
@@ -394,6 +389,21 @@ def test_an_answer_that_ends_with_an_unknown_character_is_closed() -> None:
     assert row["labels"][-3:] == [4, 0, 1]
 
 
+@pytest.mark.xfail(strict=True, reason="the bytes are those of the last answer, the loss is that of all")
+def test_the_bytes_are_those_of_all_that_is_learned(tiny: Folder) -> None:
+    """bits_per_byte divides the loss by them."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    objective = head(Instruction())
+    objective.prepare(tokenizer, 200)
+    turns = (Turn("user", "a"), Turn("assistant", "größe"), Turn("user", "c"))
+    records = [Record("c", target=Writing("two"), turns=turns)]
+    encoded = objective.encode(records, tokenizer, 200)
+    learned = [label for label in encoded.features[0]["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == " größe<|endoftext|> two<|endoftext|>"
+    (prediction,) = objective.predictions(records, encoded, [(1.0, len(learned))])
+    assert prediction.value.octets == len("größe".encode()) + len("two")
+
+
 # What is cut --------------------------------------------------------------------------------------
 
 LONG = "0123456789" * 5
@@ -461,7 +471,9 @@ def test_long_rows_are_left_out_or_refused(family: str, tiny: Folder) -> None:
     assert dropped.notes == (
         "2 rows do not fit within 40 tokens with their whole answer, and are left out (first: rows:7)",
     )
-    with pytest.raises(InputError, match="rows:7: the row has [0-9]+ tokens, more than the 40 there is room"):
+    with pytest.raises(
+        InputError, match=r"rows:7: the row has [0-9]+ tokens, more than the 40 there is room"
+    ):
         head(Text2Text(truncation="error"), family).encode(records, tokenizer, 40)
 
 
