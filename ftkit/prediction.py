@@ -59,7 +59,7 @@ def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None
         raise UsageError(
             f"{len(texts)} texts but {len(pairs)} second texts", hint="give one --text-pair each"
         )
-    if pairs and "text_pair" not in run.recipe.task.fields:
+    if pairs and not run.recipe.task.takes_pairs:
         raise UsageError(f"the task {run.recipe.task.type} takes single texts", hint="leave --text-pair out")
     values = run.recipe.task.inputs_of(texts, pairs or None)
     return [run.recipe.task.read(value, f"text {number}") for number, value in enumerate(values, 1)]

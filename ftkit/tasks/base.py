@@ -37,6 +37,11 @@ class Task(Component):
         """Whether the answer is written by a language model head, not read off a head of its own."""
         return False
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a row may have a second text."""
+        return "text_pair" in self.fields
+
     families: ClassVar[tuple[str, ...] | None] = None
     """The model families it can be solved with; `None` for all."""
     tags_words: ClassVar[bool] = False

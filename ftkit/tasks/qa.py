@@ -56,6 +56,10 @@ class QuestionAnswering(Task):
         return self.formulation == "text"
 
     @property
+    def takes_pairs(self) -> bool:
+        return True
+
+    @property
     def answer(self) -> str:
         return "text"
 

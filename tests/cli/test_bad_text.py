@@ -73,7 +73,8 @@ CHATS = {
         f"message 1 is the assistant's where the user's should stand\n  {ORDER}",
     ),
     "assistant after system": (
-        chat(("system", "s"), ("assistant", "a")), "message 2 is the assistant's where the user's should stand",
+        chat(("system", "s"), ("assistant", "a")),
+        "message 2 is the assistant's where the user's should stand",
     ),
     "second system": (
         chat(("user", "a"), ("system", "b"), ("assistant", "c")),
@@ -84,8 +85,8 @@ CHATS = {
     "blank answer": (chat(("user", "a"), ("assistant", " \n")), "the content of message 2 is empty"),
     "null answer": (chat(("user", "a"), ("assistant", None)), "the content of message 2 is missing (null)"),
     "null question": (chat(("user", None), ("assistant", "b")), "the content of message 1 is missing (null)"),
-    "list content": (chat(("user", [1]), ("assistant", "b")), "the content of message 1 is [1], not a string"),
-    "surrogate": (chat(("user", "a"), ("assistant", "\ud800")), "the content of message 2 holds half a character"),
+    "list content": (chat(("user", [1]), ("assistant", "b")), "the content of message 1 is [1], not a"),
+    "surrogate": (chat(("user", "a"), ("assistant", "\ud800")), "the content of message 2 holds half a char"),
     "no answer": (chat(("user", "a")), "the row has no label, as other rows do"),
     "string": ({"messages": "hi"}, "the messages are no list, or an empty one"),
     "object": ({"messages": {"role": "user", "content": "a"}}, "the messages are no list, or an empty one"),
@@ -110,9 +111,9 @@ def test_sharegpt(text: Callable[..., Path], refused: Refused) -> None:
 
 # The task, a row after one that is right, and what is to be read about it.
 ROWS = {
-    "empty": ("instruction", GOOD_ASKED, {"instruction": "a", "output": ""}, "the row has no label, as other"),
+    "empty": ("instruction", GOOD_ASKED, {"instruction": "a", "output": ""}, "the row has no label"),
     "blank": ("instruction", GOOD_ASKED, {"instruction": "a", "output": " "}, "the output is empty"),
-    "null": ("instruction", GOOD_ASKED, {"instruction": "a", "output": None}, "the row has no label, as other"),
+    "null": ("instruction", GOOD_ASKED, {"instruction": "a", "output": None}, "the row has no label"),
     "number": ("instruction", GOOD_ASKED, {"instruction": "a", "output": 7}, "the output is 7, not a string"),
     "question": ("instruction", GOOD_ASKED, {"instruction": " ", "output": "a"}, "the instruction is empty"),
     "instances": (
@@ -165,24 +166,24 @@ def test_columns(
 # Recipes ------------------------------------------------------------------------------------------
 
 RECIPES = {
-    "unknown field": ("task: {type: text2text, template: '{{ text }} {{ question }}'}", "task.template: the template "
-                      "names 'question'; the fields are: text, text_pair"),
+    "unknown field": ("task: {type: text2text, template: '{{ text }} {{ question }}'}",
+                      "task.template: the template names 'question'; the fields are: text, text_pair"),
     "no text": ("task: {type: text2text, template: 'Summarise.'}",
                 "task.template: the template does not name the field text"),
     "loop": ("task: {type: text2text, template: '{% for i in text %}{{ i }}{% endfor %}'}",
              "task.template: the template holds a loop (line 1), which is refused"),
     "syntax": ("task: {type: text2text, template: '{{ text'}", "task.template: no template: "),
-    "labels": ("task: {type: instruction, labels: [a, b]}", "task.labels: unknown key; allowed: type, truncation, sys"),
+    "labels": ("task: {type: instruction, labels: [a, b]}", "task.labels: unknown key; allowed: type, trunc"),
     "truncation": ("task: {type: text2text, truncation: middle}",
                    "task.truncation: 'middle' is not allowed; allowed: left, right, drop, error"),
     "no system": ("task: {type: instruction, system: ' '}", "task: system is empty; leave the key out"),
-    "no chat template": ("task: {type: instruction, chat_template: ''}", "task: chat_template is empty; leave"),
+    "no chat template": ("task: {type: instruction, chat_template: ''}", "task: chat_template is"),
     "metric": ("metrics: [rouge_l, accuracy]", "metrics.1: accuracy scores a label"),
-    "temperature": ("generation: {temperature: 0.7}", "generation: temperature does nothing without do_sample: true"),
-    "top_p": ("generation: {top_p: 0.7, do_sample: false}", "generation: top_p does nothing without do_sample: true"),
-    "length_penalty": ("generation: {length_penalty: 2.0}", "generation: length_penalty does nothing without num_b"),
+    "temperature": ("generation: {temperature: 0.7}", "generation: temperature does nothing"),
+    "top_p": ("generation: {top_p: 0.7, do_sample: false}", "generation: top_p does nothing"),
+    "length_penalty": ("generation: {length_penalty: 2.0}", "generation: length_penalty does nothing"),
     "no tokens": ("generation: {max_new_tokens: 0}", "generation.max_new_tokens: 0 is not over 0"),
-    "misspelt": ("generation: {max_tokens: 5}", "generation.max_tokens: unknown key; did you mean 'max_new_tokens'?"),
+    "misspelt": ("generation: {max_tokens: 5}", "generation.max_tokens: unknown key; did you mean"),
 }  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def plain_instruction(row: Row, tokenizer: Any, *, encoder_decoder: bool) -> dic
         elif message["role"] == "user":
             put(f"User: {content}\n")
         elif last and encoder_decoder:
-            put("Assistant:")
+            put("Assistant:", closing=end)
             return {"input_ids": ids, "labels": tokenizer(content)["input_ids"]}
         else:
             put("Assistant:")
@@ -181,8 +181,9 @@ def test_gradients_equal_plain_transformers(
     """However the batch of 8 is cut: whole, in two, in rows of similar length; the last has 5 rows."""
     recipe = prepared(frozen_recipe, task, still(architecture), tmp_path)
     plain = plain_gradients(recipe, texts() if task == "text2text" else chats())
+    whole = {"engine": {"precision": "fp32", "micro_batch": "off"}}
     with monkeypatch.context() as patch:
-        assert_same_steps(engine_gradients(recipe, patch), plain)
+        assert_same_steps(engine_gradients(recipe | whole, patch), plain)
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     with monkeypatch.context() as patch:
         assert_same_steps(engine_gradients(recipe | {"training": recipe["training"] | halves}, patch), plain)
@@ -272,7 +273,7 @@ def one_row(task: Any, record: Record, tokenizer: Any, family: str = "decoder") 
     return row
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.none() | _SPOKEN, st.lists(st.tuples(_SPOKEN, _SPOKEN), min_size=1, max_size=3))
 def test_a_conversation_is_learned_where_the_template_says_generation(
     system: str | None, exchanges: list[tuple[str, str]]
@@ -301,7 +302,7 @@ def test_a_conversation_is_learned_where_the_template_says_generation(
     assert sum(label == end for label in ours["labels"]) == len(exchanges), "an end token for each answer"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_TEXT, _TEXT, st.sampled_from([None, "{{ text }}", "{{ text }} ->", "{{ text }}\n", "# {{ text }} "]))
 def test_a_completion_is_learned_as_in_trl(text: str, target: str, template: str | None) -> None:
     """TRL's rule: what the tokens of prompt and of prompt + completion have in common is not learned."""
@@ -561,7 +562,6 @@ def test_a_short_last_message_does_not_open_the_frame_to_cutting() -> None:
     assert tokenizer.decode(cut).endswith("<|im_start|>assistant\n")
 
 
-@pytest.mark.xfail(strict=True, reason="only `text` may be cut: a long text_pair leaves its row out")
 def test_a_long_second_text_is_cut_as_well(tiny: Folder) -> None:
     """A question with a long context (`text_pair` is also read from a column `context`)."""
     record = Record("who?", text_pair=LONG, target=Writing("yes"))
@@ -735,7 +735,6 @@ def test_the_tokens_that_close_an_answer(tiny: Folder) -> None:
             assert objective.closing(tokenizer) == {tokenizer.eos_token_id}
 
 
-@pytest.mark.xfail(strict=True, reason="closing() renders a probe without a second text")
 def test_the_tokens_that_close_an_answer_of_a_template_with_two_texts(tiny: Folder) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny("gpt2"))
     task = Text2Text(template="{{ text }} / {{ text_pair }}:")

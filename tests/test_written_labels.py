@@ -1,0 +1,254 @@
+"""Labels, entities and answers as text; questions with a head; fresh models; chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+import ftkit
+from ftkit.records import Entities, Record, Span
+from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
+from ftkit.tasks.ner import _entities_of, words_of
+from ftkit.training.question_head import QuestionHead
+
+LABELS = ("order_status", "refund")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "failed"),
+    [
+        ("refund", "refund", ""),
+        (" Order Status. ", "order_status", ""),
+        ("refunds", "", "refunds"),
+        ("", "", "(nothing)"),
+        ("refund, order_status", "", "refund, order_status"),
+    ],
+)
+def test_a_label_is_read(text: str, value: str, failed: str) -> None:
+    found = read_label(text, Record("x"), LABELS)
+    assert (found.value, found.failed) == (value, failed)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "failed"),
+    [
+        ("refund, order_status", ("order_status", "refund"), False),
+        ("none", (), False),
+        ("refund, nonsense", ("refund",), True),
+        ("", (), True),
+    ],
+)
+def test_labels_are_read(text: str, value: tuple, failed: bool) -> None:
+    found = read_labels(text, Record("x"), LABELS)
+    assert (found.value, bool(found.failed)) == (value, failed)
+
+
+TEXT = "Ann met Ann Lee in New  York, not in Annapolis."
+
+
+@pytest.mark.parametrize(
+    ("written", "spans", "failed"),
+    [
+        ("[PER] Ann [PER] Ann Lee [LOC] New York", [(0, 3, "PER"), (8, 15, "PER"), (19, 28, "LOC")], ""),
+        ("[loc] Annapolis [PER] Ann", [(0, 3, "PER"), (37, 46, "LOC")], ""),
+        ("none", [], ""),
+        ("[PER] Bob [LOC] New York", [(19, 28, "LOC")], "[PER] Bob"),
+        ("[ORG] Ann", [], "[ORG] Ann"),
+        ("[PER] Ann Le", [], "[PER] Ann Le"),
+        ("Ann is a person", [], "Ann is a person"),
+        ("", [], "(nothing)"),
+        ("[PER] Ann [PER] Ann [PER] Ann [PER] Ann", [(0, 3, "PER"), (8, 11, "PER")], "[PER] Ann; [PER] Ann"),
+    ],
+)
+def test_entities_are_found_again(written: str, spans: list, failed: str) -> None:
+    record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
+    found = read_entities(written, record, ("PER", "LOC"), _entities_of)
+    assert found.value.spans == tuple(Span(*span) for span in spans)
+    assert found.failed == failed
+
+
+def test_entities_round_trip() -> None:
+    record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
+    target = _entities_of((Span(0, 3, "PER"), Span(8, 15, "PER"), Span(19, 28, "LOC")), record)
+    assert isinstance(target, Entities)
+    assert read_entities(written_entities(target), record, ("PER", "LOC"), _entities_of).value == target
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    """Sentences with a colour and a thing, and questions about the colour."""
+    rows, questions = [], []
+    for number in range(240):
+        colour, thing = "red green blue".split()[number % 3], "ball phone film game".split()[number % 4]
+        text = f"my {colour} {thing} is good" if number % 5 else "it is good"
+        spans = [(3, 3 + len(colour), "COLOUR"), (4 + len(colour), 4 + len(colour) + len(thing), "THING")]
+        spans = spans if number % 5 else []
+        rows.append(
+            {"text": text, "entities": [dict(zip(("start", "end", "label"), s, strict=True)) for s in spans]}
+        )
+        context = f"{'of the ' * (number % 7)}my {thing} is {colour} and good"
+        answer = {"text": [colour], "answer_start": [context.rindex(colour)]}
+        questions.append({"question": "what", "context": context, "answers": answer})
+    for name, found in (("ner", rows), ("qa", questions)):
+        (tmp_path / name).mkdir()
+        for split, part in (("train", found[24:]), ("test", found[:24])):
+            text = "".join(json.dumps(row) + "\n" for row in part)
+            (tmp_path / name / f"{split}.jsonl").write_text(text)
+    return tmp_path
+
+
+def tree_of(task: object, folder: Path, data: dict, **more: object) -> dict:
+    return {
+        "task": task,
+        "model": {"name_or_path": str(folder), "max_length": 96},
+        "data": data,
+        "method": "full",
+        "training": {"num_train_epochs": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 16},
+        "engine": {"precision": "fp32"},
+        "generation": {"max_new_tokens": 32},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_classification_as_text(tiny: Callable, colours: Path, tmp_path: Path, architecture: str) -> None:
+    task = {"type": "classification", "formulation": "text"}
+    tree = tree_of(task, tiny(architecture), {"data_dir": str(colours)}, output_dir=str(tmp_path / "run"))
+    tree["training"] |= {"num_train_epochs": 30}
+    run = ftkit.finetune(tree)
+    lines = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    right = sum(line["target"] == line["prediction"] for line in lines) / len(lines)
+    assert run.metrics["metrics"]["accuracy"]["value"] == pytest.approx(right)
+    assert architecture == "gpt2" or right > 0.34
+    unreadable = [line for line in lines if "unreadable" in line]
+    assert run.metrics["details"].get("unreadable", {"rows": 0})["rows"] == len(unreadable)
+    assert all(line["prediction"] == "" for line in unreadable)
+
+
+def test_ner_as_text(tiny: Callable, things: Path) -> None:
+    task = {"type": "ner", "formulation": "text"}
+    tree = tree_of(task, tiny("gpt2"), {"data_dir": str(things / "ner")}, output_dir=str(things / "run"))
+    assert ftkit.finetune(tree).metrics["metrics"]["entity_f1"]["value"] > 0.6
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_questions_with_a_head(tiny: Callable, things: Path, architecture: str) -> None:
+    tree = tree_of("qa", tiny(architecture), {"data_dir": str(things / "qa")}, output_dir=str(things / "run"))
+    if architecture == "bert":
+        tree["model"]["max_length"] = 16  # windows
+    run = ftkit.finetune(tree)
+    assert run.metrics["metrics"]["normalized_exact_match"]["value"] > 0.8
+    (found,) = ftkit.predict(run, [("what", "of the my ball is green and good")])
+    assert found.value.start == "of the my ball is green and good".find(found.value.text)
+
+
+@pytest.mark.parametrize("longest", [12, 20, 60])
+def test_windows_hold_the_answer(tiny: Callable, longest: int) -> None:
+    """In some window the labels decode to the answer; in the others they point at the first token."""
+    task = ftkit.load_recipe(tree_of("qa", tiny("bert"), {"train_file": "x"}, output_dir="y")).task
+    tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
+    context = "of the my good ball is on and " * 3 + "it was green and the film"
+    record = task.read({"question": "what", "context": context, "answers": "green"}, "row 1")
+    head = QuestionHead()
+    head.prepare(tokenizer, longest)
+    found = set()
+    for row in head.encode([record], tokenizer, longest).features:
+        assert len(row["input_ids"]) <= longest
+        first, last = row["labels"]
+        found.add(tokenizer.decode(row["input_ids"][first : last + 1]) if first else "")
+    assert found - {""} == {"green"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "words"),
+    [
+        ("bert", {"type": "classification", "formulation": "text"}, "an encoder does not"),
+        ("t5", {"type": "qa"}, "set task.formulation: text"),
+        ("bert", {"type": "text2text"}, "does not work with models of the family encoder"),
+        ("bert", {"type": "instruction"}, "does not work with models of the family encoder"),
+    ],
+)
+def test_refused_pairs(tiny: Callable, colours: Path, architecture: str, task: dict, words: str) -> None:
+    from ftkit.preflight import check
+
+    with pytest.raises(ftkit.errors.UsageError, match=words):
+        check(tree_of(task, tiny(architecture), {"data_dir": str(colours)}, output_dir="never"))
+
+
+FRESH = {
+    "gpt2": {"n_layer": 1, "n_head": 2, "n_embd": 32},
+    "llama": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    "bert": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    "t5": {"num_layers": 1, "d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [("gpt2", "character"), ("llama", "bpe"), ("bert", "wordpiece"), ("t5", "unigram")],
+)
+def test_a_fresh_model_and_one_from_its_run(
+    colours: Path, tmp_path: Path, architecture: str, kind: str
+) -> None:
+    """Pretrain from a configuration, then classify from that run's folder."""
+    fresh = {
+        "from_config": {"model_type": architecture, **FRESH[architecture]},
+        "tokenizer": {"type": kind, "vocab_size": 400},
+        "max_length": 32,
+    }
+    quick = {"max_steps": 2, "per_device_train_batch_size": 8}
+    data = {"data_dir": str(colours)}
+    first = tree_of("language_modeling", tmp_path, data, output_dir=str(tmp_path / "pretrained"))
+    run = ftkit.finetune(first | {"model": fresh, "training": quick})
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
+    text = "the red ball"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True).strip() == text
+    second = tree_of("classification", run.folder, data, output_dir=str(tmp_path / "classified"))
+    second["model"] = {"name_or_path": str(run.folder)}
+    chained = ftkit.finetune(second | {"training": quick})
+    assert chained.manifest["base_model"]["source"] == str(run.folder)
+    assert len(chained.manifest["base_model"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, "give name_or_path"),
+        ({"name_or_path": "x", "from_config": {"model_type": "gpt2"}}, "give name_or_path"),
+        ({"from_config": {"n_layer": 1}, "tokenizer": "x"}, "names no model_type"),
+        ({"from_config": {"model_type": "gpt2"}}, "needs a tokenizer"),
+        ({"name_or_path": "x", "tokenizer": "y"}, "tokenizer goes with from_config"),
+        ({"from_config": {"model_type": "gpt2", "auto_map": {}}, "tokenizer": "x"}, "auto_map"),
+    ],
+)
+def test_bad_origins(tmp_path: Path, model: dict, words: str) -> None:
+    tree = tree_of("classification", tmp_path, {"train_file": "x.csv"}, output_dir="never") | {"model": model}
+    with pytest.raises(ftkit.errors.UsageError, match=words):
+        ftkit.load_recipe(tree)
+
+
+def test_chat(ftkit: Callable, tiny: Callable, tmp_path: Path) -> None:
+    """Once, and piped; and the tokens that were learned."""
+    import ftkit as library
+
+    rows = "".join(json.dumps({"instruction": "say red", "output": "red"}) + "\n" for _ in range(40))
+    (tmp_path / "train.jsonl").write_text(rows)
+    tree = tree_of(
+        "instruction",
+        tiny("gpt2"),
+        {"train_file": str(tmp_path / "train.jsonl")},
+        output_dir=str(tmp_path / "run"),
+    )
+    library.finetune(tree)
+    once = ftkit("chat", tmp_path / "run", "--once", "say red", "--quiet")
+    assert (once.returncode, once.stdout) == (0, "red\n"), once.stderr
+    piped = ftkit("chat", tmp_path / "run", "--quiet", input="say red\n\n")
+    assert (piped.returncode, piped.stdout) == (0, "red\n"), piped.stderr
+    shown = ftkit("show", tmp_path / "run" / "recipe.yaml", "--examples", "1", "--json")
+    (example,) = json.loads(shown.stdout)["examples"]
+    said = [token for token, learned in zip(example["reads"], example["learned"], strict=True) if learned]
+    assert "".join(said) == "Ġred<|endoftext|>"
