@@ -72,7 +72,8 @@ def records_of_lines(run: Run, lines: Iterable[bytes]) -> list[Record]:
     if filled and filled[0][1].lstrip().startswith("{"):
         rows = ((where, parse_object(line, where)) for where, line in filled)
         return read_unlabelled(rows, run.recipe.data.named(), run.recipe.task)
-    return [run.recipe.task.read({"text": line}, where) for where, line in filled]
+    task = run.recipe.task
+    return [task.read(task.inputs_of([line], None)[0], where) for where, line in filled]
 
 
 def records_of_file(run: Run, path: Path, limit: int | None = None) -> list[Record]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.dataset import load_records
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of
-from ftkit.recipe import load_recipe
+from ftkit.recipe import Recipe, load_recipe
 
 _MOST_ROWS = 20_000
 
@@ -28,6 +28,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
     located = checked.model.locate()
     if located.config:
+        _refuse_short_model(checked, located.config)
         report["model"] = f"{located.name_or_path} ({family_of(checked, dict(located.config)).name()})"
     else:
         report["model"] = f"{checked.model.name} (on the Hub, not looked at)"
@@ -46,3 +47,20 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     for number, note in enumerate(dataset.notes, 1):
         report[f"note {number}"] = note
     return report
+
+
+def _refuse_short_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """A local model's configuration tells how long its inputs can be."""
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or 0
+    if positions <= 0:
+        return
+    if (recipe.model.max_length or 0) > positions:
+        raise UsageError(
+            f"model.max_length is {recipe.model.max_length}, the model has {positions} positions"
+        )
+    if recipe.task.writes and recipe.generation.max_new_tokens >= positions:
+        raise UsageError(
+            f"generation.max_new_tokens is {recipe.generation.max_new_tokens}, the model has {positions} "
+            "positions",
+            hint="lower it, so that a prompt fits as well",
+        )

@@ -48,7 +48,7 @@ def score(
             "  note: %d of %d answers could not be read (first: %.80r)", len(failed), len(records), failed[0]
         )
         details["unreadable"] = {"rows": len(failed), "examples": failed[:_MOST_SHOWN]}
-    signatures = {metric.name(): text for metric in metrics if (text := metric.signature())}
+    signatures = {metric.name(): text for metric in metrics if (text := metric.signature(references))}
     return Scores(split, len(records), headlines, details, signatures)
 
 

@@ -348,8 +348,7 @@ def test_a_merged_model_writes_the_same(name: str, runs: dict[str, Case]) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(case.name, marks=pytest.mark.xfail(
-            strict=True, reason="the snippet leaves out the end token that ftkit puts after a prompt"))
+        pytest.param(case.name)
         if (case.architecture, case.task) == ("t5", "instruction")
         else case.name
         for case in CASES
@@ -397,8 +396,7 @@ def test_a_trained_answer_ends(name: str, runs: dict[str, Case]) -> None:
     "name",
     [
         "llama-instruction-full-sharegpt",
-        pytest.param("gpt2-instruction-lora-messages", marks=pytest.mark.xfail(
-            strict=True, reason="beside adapters nothing says what ends an answer")),
+        pytest.param("gpt2-instruction-lora-messages"),
     ],
 )  # fmt: skip
 def test_what_ends_an_answer_is_saved(name: str, runs: dict[str, Case]) -> None:
@@ -440,9 +438,6 @@ def test_a_conversation_by_pipe(runs: dict[str, Case]) -> None:
     assert answers(piped.stdout) == case.written["saved"][:4]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="lines are read as the field `text`, which an instruction does not have"
-)
 def test_instructions_by_pipe(runs: dict[str, Case]) -> None:
     case = runs["gpt2-instruction-full-alpaca"]
     piped = command("predict", "run", "-", stdin="the red card?\n", cwd=case.folder)

@@ -36,8 +36,8 @@ class Metric(Component):
             labels: All labels in the model's order.
         """
 
-    def signature(self) -> str:
-        """How exactly it is computed, where scores of other programs may differ."""
+    def signature(self, references: Sequence[Any]) -> str:
+        """How exactly it is computed for these right answers, where other programs may differ."""
         return ""
 
     def module(self, labels: Sequence[str]) -> evaluate.Metric:

@@ -26,13 +26,18 @@ class Likelihood(Headline):
         return numpy.array(rows, dtype=float)
 
 
+def _mean(loss: Counts, whole: Counts) -> Counts:
+    """Loss by tokens or bytes; without any, nothing is known, which is no good score."""
+    return numpy.where(whole > 0, ratio(loss, whole), numpy.inf)
+
+
 class AnswerLoss(Likelihood):
     """Mean negative log-likelihood of a token of the right text, in nats."""
 
     type: Literal["answer_loss"] = "answer_loss"
 
     def from_counts(self, sums: Counts) -> Counts:
-        return ratio(sums[..., 0], sums[..., 1])
+        return _mean(sums[..., 0], sums[..., 1])
 
 
 class Perplexity(Likelihood):
@@ -41,7 +46,7 @@ class Perplexity(Likelihood):
     type: Literal["perplexity"] = "perplexity"
 
     def from_counts(self, sums: Counts) -> Counts:
-        return numpy.exp(numpy.minimum(ratio(sums[..., 0], sums[..., 1]), 700.0))
+        return numpy.exp(numpy.minimum(_mean(sums[..., 0], sums[..., 1]), 700.0))
 
 
 class BitsPerByte(Likelihood):
@@ -50,4 +55,4 @@ class BitsPerByte(Likelihood):
     type: Literal["bits_per_byte"] = "bits_per_byte"
 
     def from_counts(self, sums: Counts) -> Counts:
-        return ratio(sums[..., 0] / math.log(2), sums[..., 2])
+        return _mean(sums[..., 0] / math.log(2), sums[..., 2])

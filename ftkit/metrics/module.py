@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftkit.metrics.base import Metric
-from ftkit.records import Entities, Span
+from ftkit.records import Entities, Span, Writing
 from ftkit.tagging import chunks
 
 if TYPE_CHECKING:
@@ -21,9 +21,13 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
     value = datasets.Value("string")
     if "number" in metric.answers:
         value = datasets.Value("float64")
-    single = {"label", "number"} & set(metric.answers)
+    single = {"label", "number", "text"} & set(metric.answers)
     feature = value if single else datasets.Sequence(value)
-    as_value = _of_tags if "entities" in metric.answers else lambda value: value
+    as_value: Callable[[Any], Any] = lambda value: value  # noqa: E731
+    if "entities" in metric.answers:
+        as_value = _of_tags
+    elif "text" in metric.answers:
+        as_value = Writing
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:

@@ -39,7 +39,7 @@ class Rouge(Headline):
     def from_counts(self, sums: Counts) -> Counts:
         return ratio(sums[..., 0], sums[..., 1])
 
-    def signature(self) -> str:
+    def signature(self, references: Sequence[Any]) -> str:
         from importlib.metadata import version
 
         return f"rouge-score {version('rouge-score')}, {self.variant}, F1, stemmer: no"

@@ -14,8 +14,7 @@ from ftkit.metrics.base import Counts, Headline
 class Sacre(Headline):
     """A corpus score of sacrebleu (Post, 2018), from 0 to 100.
 
-    Rows may have several right texts. sacrebleu needs the same number for every row, so a row with fewer
-    repeats its first.
+    Rows may have several right texts, and not all as many.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("text",)
@@ -42,9 +41,9 @@ class Sacre(Headline):
         scores = [scorer._compute_score_from_stats(row).score for row in flat]
         return numpy.array(scores, dtype=float).reshape(sums.shape[:-1])
 
-    def signature(self) -> str:
+    def signature(self, references: Sequence[Any]) -> str:
         scorer = self.scorer()
-        scorer.corpus_score(["a"], [["a"]])
+        scorer.corpus_score(["a"] * len(references), _streams(references))
         return str(scorer.get_signature())
 
 
@@ -70,8 +69,8 @@ class Chrf(Sacre):
         return CHRF()
 
 
-def _streams(references: Sequence[Any]) -> list[list[str]]:
-    """The first right text of every row, then the second, and so on."""
+def _streams(references: Sequence[Any]) -> list[list[str | None]]:
+    """The first right text of every row, then the second, and so on; `None` where a row has fewer."""
     longest = max((1 + len(reference.others) for reference in references), default=1)
-    rows = [(r.text, *r.others, *[r.text] * (longest - 1 - len(r.others))) for r in references]
+    rows = [(r.text, *r.others, *[None] * (longest - 1 - len(r.others))) for r in references]
     return [list(stream) for stream in zip(*rows, strict=True)]

@@ -26,6 +26,8 @@ PLAIN = (
 )
 """The template of a model that has none: a line for each message, with who says it."""
 
+_MARK = "\0"
+
 
 def conversation(
     turns: Sequence[Turn], answer: str | None, tokenizer: PreTrainedTokenizerBase, where: str
@@ -46,7 +48,7 @@ def conversation(
     """
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     prompt = _rendered(messages, tokenizer, where, prompt=True)
-    cut = _spare(prompt, turns)
+    cut = _spare(messages, tokenizer, where)
     if answer is None:
         return Rendered(prompt, (), cut, special=False)
     whole = _rendered([*messages, {"role": "assistant", "content": answer}], tokenizer, where, prompt=False)
@@ -75,16 +77,25 @@ def _rendered(
     conversation: Any = list(messages)
     try:
         return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the chat template fails: {reason}", where=where) from None
 
 
-def _spare(prompt: str, turns: Sequence[Turn]) -> tuple[int, int]:
-    """What may be shortened: from the first message that is no system prompt to the end of the last."""
-    said = [turn for turn in turns if turn.role != "system"]
+def _spare(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, where: str
+) -> tuple[int, int]:
+    """What may be shortened: from the first message that is no system prompt to the end of the last.
+
+    A mark in a message's place tells where it stands, whatever else the template writes.
+    """
+    said = [number for number, message in enumerate(messages) if message["role"] != "system"]
     if not said:
         return (0, 0)
-    first, last = said[0].content.strip(), said[-1].content.strip()
-    end = prompt.rfind(last) + len(last)
-    return (max(prompt.find(first), 0), max(end, 0))
+    places = []
+    for number in (said[0], said[-1]):
+        marked = [*messages[:number], {**messages[number], "content": _MARK}, *messages[number + 1 :]]
+        places.append(_rendered(marked, tokenizer, where, prompt=True).find(_MARK))
+    if min(places) < 0:
+        return (0, 0)
+    return (places[0], places[1] + len(messages[said[-1]]["content"].strip()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from jinja2 import StrictUndefined, TemplateError, nodes
@@ -23,6 +24,21 @@ _REFUSED: Mapping[type[nodes.Node], str] = {
     nodes.Extends: "a parent template",
     nodes.CallBlock: "a call",
 }
+
+
+def chat_template_problem(source: str) -> str:
+    """What is wrong with the syntax of a chat template; empty where nothing is.
+
+    >>> chat_template_problem("{% for m in messages %}{{ m.content }}")[:40]
+    "Unexpected end of template. Jinja was lo"
+    """
+    # transformers' own tag, which marks what the assistant says.
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)
+    try:
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    except TemplateError as error:
+        return str(error)
+    return ""
 
 
 class Template:

@@ -91,6 +91,8 @@ class Generation(Block):
         given = [name for name in ("temperature", "top_k", "top_p") if getattr(self, name) is not None]
         if given and not self.do_sample:
             raise ValueError(f"{given[0]} does nothing without do_sample: true")
+        if self.min_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
         if self.length_penalty is not None and self.num_beams == 1:
             raise ValueError("length_penalty does nothing without num_beams")
         return self

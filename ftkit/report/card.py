@@ -61,6 +61,9 @@ def _model_snippet(run: Run) -> str:
             f"model = {auto_class}.from_pretrained(base{source.snippet_options()})",
             'model = PeftModel.from_pretrained(model, "model").merge_and_unload()',
         ]  # fmt: skip
+        if run.recipe.task.writes:
+            lines[1] = f"from transformers import {auto_class}, AutoTokenizer, GenerationConfig"
+            lines.append('model.generation_config = GenerationConfig.from_pretrained("model")')
     else:
         lines.append(f'model = {auto_class}.from_pretrained("model")')
     lines.append('tokenizer = AutoTokenizer.from_pretrained("model")')

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ftkit.errors import InputError
@@ -19,6 +19,7 @@ from ftkit.records import Entities, Prediction, Record, Span, Writing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ftkit.prompts.template import Template
     from ftkit.training.language_head import Kind
     from ftkit.training.writing import Rendered, WritingHead
 
@@ -62,13 +63,12 @@ def rendered(record: Record, template: str, answer: str | None) -> Rendered:
     Raises:
         InputError: The template fails for this record.
     """
-    from ftkit.prompts.template import Template
     from ftkit.training.writing import Rendered
 
     fields = {"text": record.text}
     if record.text_pair is not None:
         fields["text_pair"] = record.text_pair
-    made = Template(template)
+    made = _template(template)
     try:
         prompt = made.render(fields)
         # The longer of the two is what may be shortened; where it stands, a mark in its place tells.
@@ -83,6 +83,13 @@ def rendered(record: Record, template: str, answer: str | None) -> Rendered:
     # Most tokenizers keep a space with the word after it, so it belongs to the answer.
     text = f"{prompt} {answer}"
     return Rendered(text, ((len(prompt), len(text)),), cut)
+
+
+@cache
+def _template(source: str) -> Template:
+    from ftkit.prompts.template import Template
+
+    return Template(source)
 
 
 def writing_head(

@@ -60,6 +60,11 @@ class Instruction(WritingTask):
             value = getattr(self, name)
             if value is not None and not value.strip():
                 raise ValueError(f"{name} is empty; leave the key out")
+        if self.chat_template:
+            from ftkit.prompts.template import chat_template_problem
+
+            if problem := chat_template_problem(self.chat_template):
+                raise ValueError(f"chat_template: {problem}")
         return self
 
     @property
@@ -96,9 +101,12 @@ class Instruction(WritingTask):
 
     def example_inputs(self, family: str) -> str:
         system = f'{{"role": "system", "content": {json.dumps(self.system)}}}, ' if self.system else ""
+        messages = f'[{system}{{"role": "user", "content": "..."}}], add_generation_prompt=True'
+        if family == "decoder":
+            return f'tokenizer.apply_chat_template({messages}, return_tensors="pt", return_dict=True)'
         return (
-            f'tokenizer.apply_chat_template([{system}{{"role": "user", "content": "..."}}], '
-            'add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+            f"tokenizer(tokenizer.apply_chat_template({messages}, tokenize=False) + tokenizer.eos_token, "
+            'add_special_tokens=False, return_tensors="pt")'
         )
 
     def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:

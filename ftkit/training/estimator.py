@@ -82,6 +82,11 @@ class TrainedEstimator:
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        self.encoded = self.objective.training_rows(train, loaded.tokenizer, self.max_length)
+        if not self.encoded.features:
+            raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
+        if isinstance(self.objective, WritingHead):
+            self._room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
 
@@ -107,9 +112,7 @@ class TrainedEstimator:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
         """
-        encoded = self.objective.training_rows(train, self.tokenizer, self.max_length)
-        if not encoded.features:
-            raise InputError("nothing can be learned from any training row: " + "; ".join(encoded.notes))
+        encoded = self.encoded
         figures = self._describe(encoded, len(train))
         engine = Engine(
             self.model,
@@ -148,6 +151,9 @@ class TrainedEstimator:
         engine.save_weights(folder)
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(folder)
+        if isinstance(self.objective, WritingHead):
+            # Adapters do not bring it, and it says what ends an answer.
+            self.model.generation_config.save_pretrained(folder)
 
     def load(self, folder: Path, train: Sequence[Record]) -> None:
         """Take up what an earlier `fit` saved.
@@ -175,6 +181,22 @@ class TrainedEstimator:
     def _encode(self, records: Sequence[Record]) -> Encoded:
         assert self.tokenizer is not None
         return self.objective.encode(records, self.tokenizer, self.max_length)
+
+    def _encode_known(self, records: Sequence[Record], what: str) -> Encoded:
+        """The same, saying what is left out of a score.
+
+        Raises:
+            InputError: Every row with an answer is.
+        """
+        encoded = self._encode(records)
+        if isinstance(self.objective, WritingHead) and any(record.target is not None for record in records):
+            for note in encoded.notes:
+                log.warning("  note: %s rows: %s", what, note)
+            if not encoded.features:
+                raise InputError(
+                    f"none of the {len(records)} {what} rows fits with its answer", where=records[0].where
+                )
+        return encoded
 
     def _describe(self, encoded: Encoded, rows: int) -> dict[str, Any]:
         """Say and record what is trained, and what was cut."""
@@ -251,7 +273,7 @@ class TrainedEstimator:
         return callbacks
 
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
-        encoded = self._encode(validation)
+        encoded = self._encode_known(validation, "validation")
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
@@ -264,7 +286,7 @@ class TrainedEstimator:
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a record, in the records' order."""
-        return self._predict(records, self._encode(records))[0]
+        return self._predict(records, self._encode_known(records, "scored"))[0]
 
     def _predict(
         self, records: Sequence[Record], encoded: Encoded, *, write: bool = True
@@ -334,15 +356,16 @@ class TrainedEstimator:
             UsageError: There is hardly any left.
         """
         positions = getattr(self.model.config, "max_position_embeddings", None)
-        if self.model.config.is_encoder_decoder or not positions or positions < 0:
+        if not positions or positions < 0:
             return self.max_length
         new = int(self.setup.generation["max_new_tokens"])
-        if positions - new < _SHORTEST_PROMPT:
+        apart = self.model.config.is_encoder_decoder
+        if positions - new < (0 if apart else _SHORTEST_PROMPT):
             raise UsageError(
                 f"generation.max_new_tokens is {new}, the model has {positions} positions",
                 hint="lower it, so that a prompt fits as well",
             )
-        return min(self.max_length, positions - new)
+        return self.max_length if apart else min(self.max_length, positions - new)
 
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""

@@ -72,6 +72,12 @@ class Writer:
         """What follows one prompt; each piece is shown as soon as it stands."""
         from transformers import TextStreamer
 
+        if self.config.num_beams and self.config.num_beams > 1:
+            # Beams are compared at the end; nothing of them is sure before.
+            (text,) = self._batch([prompt])
+            show(text)
+            return text
+
         class Shown(TextStreamer):
             begun = False
 
@@ -87,15 +93,22 @@ class Writer:
     def _batch(self, prompts: Sequence[list[int]], streamer: Any = None) -> list[str]:
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
-        # On the left, so that every prompt ends where its continuation begins.
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        apart = self.model.config.is_encoder_decoder
+        # A decoder's prompt must end where its continuation begins; an encoder counts from the left.
+        padded = [_padded(prompt, pad, width, right=apart) for prompt in prompts]
+        known = [_padded([1] * len(prompt), 0, width, right=apart) for prompt in prompts]
+        ids, mask = torch.tensor(padded, device=self.device), torch.tensor(known, device=self.device)
         casting = nullcontext() if self.precision in _LOW else autocast(self.device, self.precision)
         with torch.inference_mode(), casting:
             written = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=self.config, streamer=streamer
             )
-        if not self.model.config.is_encoder_decoder:
+        if not apart:
             written = written[:, width:]
         texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def _padded(row: list[int], pad: int, width: int, *, right: bool) -> list[int]:
+    filled = [pad] * (width - len(row))
+    return row + filled if right else filled + row

@@ -58,7 +58,10 @@ class LanguageHead(Objective):
         with head_only_at(whole, learned):
             logits = model(**inputs, **cache)["logits"].float()
         losses = functional.cross_entropy(
-            logits, targets[learned], reduction="none", label_smoothing=self.label_smoothing
+            logits,
+            targets[learned],
+            reduction="none",
+            label_smoothing=self.label_smoothing if model.training else 0.0,
         )
         return torch.zeros(learned.shape, device=losses.device).masked_scatter(learned, losses)
 

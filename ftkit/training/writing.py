@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import InputError, UsageError
@@ -114,8 +114,9 @@ class WritingHead(LanguageHead):
         for record in records:
             rendered = self.render(record, tokenizer).prompt()
             ids, offsets = self._read(rendered, tokenizer)
-            kept = self._kept(offsets, rendered.cut, len(ids) - max_length)
-            if kept is None:
+            excess = len(ids) - max_length
+            kept = self._kept(offsets, rendered.cut, excess)
+            if kept is None or (excess > 0 and self.truncation == "error"):
                 raise _too_long(record, len(ids), max_length)
             found.append([ids[place] for place in kept])
         return found
@@ -123,18 +124,26 @@ class WritingHead(LanguageHead):
     def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""
         ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-        probe = Record("?", text_pair="?", target=Writing("!"), turns=(Turn("user", "?"),))
-        ids, offsets = _tokens(rendered := self.render(probe, tokenizer), tokenizer)
+        rendered = self._probe(tokenizer)
+        ids, offsets = _tokens(rendered, tokenizer)
         _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
         last = [label for label in labels if label != IGNORED][-1:]
-        return ends | set(last) & set(tokenizer.all_special_ids)
+        return ends | set(last) & _ends(tokenizer)
+
+    def _probe(self, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+        """The shortest conversation; some templates want a system prompt."""
+        probe = Record("?", text_pair="?", target=Writing("!"), turns=(Turn("user", "?"),))
+        try:
+            return self.render(probe, tokenizer)
+        except InputError:
+            return self.render(replace(probe, turns=(Turn("system", "?"), *probe.turns)), tokenizer)
 
     def predictions(
         self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
     ) -> list[Prediction]:
         found: list[Prediction] = [Prediction(Writing("")) for _ in records]
-        for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
-            size = len(_answer(records[owner]).encode())
+        for owner, row, (loss, tokens) in zip(encoded.owners, encoded.features, decoded, strict=True):
+            size = _octets(records[owner], row["answers"])
             found[owner] = Prediction(Writing("", loss=loss, tokens=tokens, octets=size))
         return found
 
@@ -165,12 +174,13 @@ class WritingHead(LanguageHead):
         kept = self._kept(offsets, rendered.cut, excess) if fits else None
         if kept is None or (excess > 0 and self.truncation in ("drop", "error")):
             if self.truncation == "error":
-                raise _too_long(record, len(ids), max_length)
+                raise _too_long(record, len(ids) if fits else len(labels), max_length)
             return None
         return {
             "input_ids": [ids[place] for place in kept],
             "attention_mask": [1] * len(kept),
             "labels": labels if separate else [labels[place] for place in kept],
+            "answers": 1 if separate else len(rendered.answers),
             "shortened": excess > 0,
         }
 
@@ -234,13 +244,22 @@ def _closed(
     """The same with an end token after the answer, where the text does not have one of its own."""
     last = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1)
     end = tokenizer.eos_token_id
-    if last < 0 or end is None or ids[last] in tokenizer.all_special_ids:
+    if last < 0 or end is None or ids[last] in _ends(tokenizer):
         return ids, offsets, labels
     return [*ids[: last + 1], end], [*offsets[: last + 1], (0, 0)], [*labels[: last + 1], end]
 
 
-def _answer(record: Record) -> str:
-    return record.target.text if isinstance(record.target, Writing) else ""
+def _octets(record: Record, answers: int) -> int:
+    """Bytes of the last so many answers of a record; 0 where the answer is no text."""
+    if not isinstance(record.target, Writing):
+        return 0
+    said = [turn.content for turn in record.turns if turn.role == "assistant"]
+    return sum(len(text.encode()) for text in [*said, record.target.text][-answers:])
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that can end an answer: special ones, but not that for what is unknown."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
 
 def _too_long(record: Record, tokens: int, max_length: int) -> InputError:

@@ -206,9 +206,6 @@ def test_label_smoothing_equals_torch(
     assert_same_steps(engine_gradients(recipe, monkeypatch), plain_gradients(recipe, chats(), 0.2))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="evaluation smooths the labels as well, so answer_loss is no likelihood"
-)
 def test_the_answer_loss_is_a_likelihood_whatever_the_training_smooths(
     frozen_recipe: dict[str, Any], still: Folder, tmp_path: Path
 ) -> None:
@@ -378,7 +375,6 @@ def test_the_tokenizers_own_template_stays_and_a_missing_one_is_supplied(tiny: F
     assert own.chat_template == "{{ messages[0]['content'] }}"
 
 
-@pytest.mark.xfail(strict=True, reason="the unknown token is special, so it is taken for an end token")
 def test_an_answer_that_ends_with_an_unknown_character_is_closed() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -390,7 +386,6 @@ def test_an_answer_that_ends_with_an_unknown_character_is_closed() -> None:
     assert row["labels"][-3:] == [4, 0, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="the bytes are those of the last answer, the loss is that of all")
 def test_the_bytes_are_those_of_all_that_is_learned(tiny: Folder) -> None:
     """bits_per_byte divides the loss by them."""
     tokenizer = AutoTokenizer.from_pretrained(tiny("gpt2"))
@@ -499,14 +494,12 @@ def test_the_longest_answer_that_fits(family: str, tiny: Folder) -> None:
     assert len(objective.encode([long_record("ab", "y" * (most + 1))], tokenizer, 40).features) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="prompts() cuts on the left where truncation is error")
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 def test_a_long_prompt_is_refused_where_truncation_is_an_error(family: str, tiny: Folder) -> None:
     with pytest.raises(InputError, match="rows:7: the row has"):
         head(Text2Text(truncation="error"), family).prompts([long_record()], byte_tokenizer(family, tiny), 30)
 
 
-@pytest.mark.xfail(strict=True, reason="the message counts the input's tokens where the answer is too long")
 def test_the_length_of_an_answer_that_is_too_long_is_told(tiny: Folder) -> None:
     objective = head(Text2Text(truncation="error"), "encoder_decoder")
     with pytest.raises(InputError) as error:
@@ -550,7 +543,6 @@ def test_a_conversation_is_cut_between_its_system_prompt_and_its_last_question(t
     assert not head(Instruction()).encode([record], tokenizer, 34).features, "the frame alone is longer"
 
 
-@pytest.mark.xfail(strict=True, reason="_spare finds a short last message inside the prompt for an answer")
 def test_a_short_last_message_does_not_open_the_frame_to_cutting() -> None:
     """`a` also stands in `<|im_start|>assistant`."""
     tokenizer = merging()
@@ -657,8 +649,7 @@ def plain_text(model: Any, tokenizer: Any, ids: list[int], stop: set[int], **giv
 
 WRITERS = [
     *ARCHITECTURES,
-    pytest.param("bart", marks=pytest.mark.xfail(
-        strict=True, reason="an encoder with learned positions reads a left-padded prompt otherwise")),
+    pytest.param("bart"),
 ]  # fmt: skip
 
 
