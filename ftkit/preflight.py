@@ -28,8 +28,9 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
     located = checked.model.locate()
     if located.config:
+        family = family_of(checked, dict(located.config))
         _refuse_short_model(checked, located.config)
-        report["model"] = f"{located.name_or_path} ({family_of(checked, dict(located.config)).name()})"
+        report["model"] = f"{located.name_or_path} ({family.name()})"
     else:
         report["model"] = f"{checked.model.name} (on the Hub, not looked at)"
     if name := checked.data.dataset_name:

@@ -20,9 +20,15 @@ class EncoderDecoder(Family):
 
     @classmethod
     def owns(cls, config: Mapping[str, Any]) -> bool:
-        known = auto_model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
-        # A saved configuration says it; one that is written by hand need not.
-        return bool(config.get("is_encoder_decoder", True)) and config.get("model_type") in known
+        kind = config.get("model_type")
+        if kind not in auto_model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"):
+            return False
+        # BART may be one stack; T5 never is a decoder or an encoder alone, though with a token head its
+        # configuration says that it is none of both.
+        alone = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MASKED_LM_MAPPING_NAMES")
+        return bool(config.get("is_encoder_decoder")) or not any(
+            kind in auto_model_types(mapping) for mapping in alone
+        )
 
     @classmethod
     def complete(cls, loaded: Loaded) -> None:

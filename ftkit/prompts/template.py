@@ -29,8 +29,8 @@ _REFUSED: Mapping[type[nodes.Node], str] = {
 def chat_template_problem(source: str) -> str:
     """What is wrong with the syntax of a chat template; empty where nothing is.
 
-    >>> chat_template_problem("{% for m in messages %}{{ m.content }}")[:40]
-    "Unexpected end of template. Jinja was lo"
+    >>> chat_template_problem("{% for m in messages %}{{ m.content }}")[:26]
+    'Unexpected end of template'
     """
     # transformers' own tag, which marks what the assistant says.
     plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)

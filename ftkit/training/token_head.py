@@ -237,7 +237,7 @@ def _tokenized(
         encoding = tokenizer(
             # BERT's tokenizer drops some white space as control characters, which would join words.
             [re.sub(r"\s", " ", record.text) for record in chunk],
-            addspecial_tokens=False,
+            add_special_tokens=False,
             return_offsets_mapping=True,
             truncation=False,
             padding=False,
