@@ -79,9 +79,8 @@ class Task(Component):
         """Whether a row of a data set holds nothing at all, and is left out."""
         return False
 
-    @abstractmethod
     def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
-        """The label names in the model's order.
+        """The label names in the model's order; by default a task has none.
 
         Args:
             train: The training records as read.
@@ -90,22 +89,23 @@ class Task(Component):
         Raises:
             InputError: There is nothing to tell apart.
         """
+        return ()
 
-    @abstractmethod
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
         """The records of a split with their answers in label names, and what to know about them.
 
         Raises:
             InputError: A label that is not among `labels`, with the row.
         """
+        return list(records), []
 
-    @abstractmethod
     def labels_of(self, record: Record) -> tuple[str, ...]:
         """The labels in a settled record's answer, each as often as it stands there."""
+        return ()
 
-    @abstractmethod
     def stratum(self, record: Record) -> str:
         """What the record is grouped by when a share is cut off."""
+        return ""
 
     @abstractmethod
     def head(self, labels: Sequence[str]) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
@@ -68,21 +68,6 @@ class LanguageModeling(Task):
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         text = text_of(values.get("text"), "text", where)
         return Record(text=text, target=Writing(text), where=where)
-
-    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
-        return list(records), []
-
-    def labels_of(self, record: Record) -> tuple[str, ...]:
-        return ()
-
-    def stratum(self, record: Record) -> str:
-        return ""
-
-    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
-        yield from ()
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head

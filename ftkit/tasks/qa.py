@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -88,9 +88,6 @@ class QuestionAnswering(Task):
             return [{"question": text} for text in texts]
         return [{"question": text, "context": pair} for text, pair in zip(texts, pairs, strict=True)]
 
-    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
         answers = [record.target for record in records if isinstance(record.target, Writing)]
         notes = []
@@ -99,15 +96,6 @@ class QuestionAnswering(Task):
         if lost := sum(bool(answer.text) and answer.start < 0 for answer in answers):
             notes.append(f"{lost} answers do not stand in their context, so a head cannot point at them")
         return list(records), notes
-
-    def labels_of(self, record: Record) -> tuple[str, ...]:
-        return ()
-
-    def stratum(self, record: Record) -> str:
-        return ""
-
-    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
-        yield from ()
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head

@@ -61,12 +61,6 @@ class Regression(Task):
             return [replace(record, target=None) for record in records], ["all numbers are -1: withheld"]
         return list(records), []
 
-    def labels_of(self, record: Record) -> tuple[str, ...]:
-        return ()
-
-    def stratum(self, record: Record) -> str:
-        return ""
-
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         yield from ()
 

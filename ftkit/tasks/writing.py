@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -45,21 +45,6 @@ class WritingTask(Task):
     @abstractmethod
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
         """What a model of the family reads and writes for a record."""
-
-    def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
-        return list(records), []
-
-    def labels_of(self, record: Record) -> tuple[str, ...]:
-        return ()
-
-    def stratum(self, record: Record) -> str:
-        return ""
-
-    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
-        yield from ()
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head
