@@ -23,7 +23,7 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
         value = datasets.Value("float64")
     single = {"label", "number", "text"} & set(metric.answers)
     feature = value if single else datasets.Sequence(value)
-    as_value: Callable[[Any], Any] = lambda value: value  # noqa: E731
+    as_value: Callable[[Any], Any] = _as_it_is
     if "entities" in metric.answers:
         as_value = _of_tags
     elif "text" in metric.answers:
@@ -42,6 +42,10 @@ def as_module(metric: Metric, labels: Sequence[str]) -> evaluate.Metric:
             return {metric.name(): metric.compute(true, said, labels)}
 
     return Module(keep_in_memory=True)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _of_tags(tags: Sequence[str]) -> Entities:
