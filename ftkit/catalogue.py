@@ -7,6 +7,7 @@ from ftkit.data.base import Format
 from ftkit.families.base import Family
 from ftkit.methods.base import Method
 from ftkit.metrics.base import Metric
+from ftkit.prompts import library
 from ftkit.recipe import shipped
 from ftkit.tasks.base import Task
 
@@ -20,7 +21,13 @@ KINDS = {
 
 
 def catalogue(kind: str) -> dict[str, str]:
-    """Names and one-line descriptions of one kind, `recipes` among them."""
+    """Names and one-line descriptions of one kind, `recipes` and `prompts` among them."""
+    if kind == "prompts":
+        return {
+            f"{task}/{name}": library.find(task, name).summary
+            for task in library.tasks()
+            for name in library.names(task)
+        }
     if kind == "recipes":
         return {name: shipped.summary(name) for name in shipped.names()}
     components = discover(KINDS[kind])

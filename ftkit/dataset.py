@@ -21,6 +21,7 @@ def load_records(
     *,
     labels: Sequence[str] | None = None,
     limit: int | None = None,
+    trains: bool = True,
 ) -> Dataset:
     """Read every split, find the labels, cut fractions off, and look for what is wrong.
 
@@ -29,12 +30,13 @@ def load_records(
         task: How a row is read.
         labels: The labels of a finished run; by default those of the training rows.
         limit: Read at most this many rows of each split.
+        trains: Whether a training split is needed.
 
     Raises:
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
     """
     names = data.split_names()
-    if labels is None and "train" not in names:
+    if labels is None and "train" not in names and trains:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
     splits = {
@@ -43,15 +45,31 @@ def load_records(
     }
     for records in splits.values():
         _refuse_half_labelled(records)
-    if labels is None:
+    if labels is None and "train" in splits:
         if not labelled(splits["train"]):
             raise InputError("no training row has a label", where=splits["train"][0].where)
         labels = task.find_labels(splits["train"], _declared(data, task))
+    elif labels is None:
+        labels = _known_labels(data, task)
     for split, records in splits.items():
         splits[split], found = task.settle(records, labels)
         notes += [f"{split}: {note}" for note in found]
     splits = _cut_fractions(splits, data, task)
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
+
+
+def _known_labels(data: DataSource, task: Task) -> tuple[str, ...]:
+    """The label names where no training row shows them.
+
+    Raises:
+        UsageError: Nothing else does.
+    """
+    try:
+        return task.find_labels((), _declared(data, task))
+    except InputError:
+        raise UsageError(
+            "data: without a training split the labels are not known", hint="name them in task.labels"
+        ) from None
 
 
 def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[Record]:

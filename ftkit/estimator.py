@@ -84,6 +84,10 @@ def make_estimator(
             max_length=max_length or source.max_length,
             generation=recipe.generation.settings(),
             write_in_validation=recipe.best_needs_text,
+            task=recipe.task.type,
+            asked_by=recipe.task.asked_by,
+            questions=lambda words, form: recipe.task.questions(labels, words, form),
+            load_encoder=loading.load_encoder,
         )
     )
 

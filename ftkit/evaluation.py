@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.dataset import load_records
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.finetuning import solve, tell
 from ftkit.recipe import Recipe, load_recipe
+from ftkit.recipe.loading import to_tree
 from ftkit.records import Scores, fingerprint
 from ftkit.report.results import scores_json, write_json, write_predictions
-from ftkit.run import MANIFEST, Run
+from ftkit.run import MANIFEST, Run, read_manifest
 from ftkit.scoring import choose_split, evaluate_split
 from ftkit.training.processes import is_main_process
 
@@ -37,6 +38,7 @@ def evaluate(
     *,
     split: str | None = None,
     limit: int | None = None,
+    all_prompts: bool = False,
 ) -> Evaluation:
     """Score a run with the recipe's metrics; the same as `ftkit eval`.
 
@@ -47,6 +49,8 @@ def evaluate(
         overrides: `key.path=value` strings, such as `data.test_file=new.csv`.
         split: `train`, `validation` or `test`; by default test, else validation.
         limit: Score at most this many rows.
+        all_prompts: Score every prompt that the library has for the task; the run is made beside the
+            recipe's `output_dir`, with `-all-prompts` after its name.
 
     Returns:
         The scores; they are also written to the run folder, under `eval/`.
@@ -57,6 +61,8 @@ def evaluate(
     """
     from ftkit.estimator import finished_estimator
 
+    if all_prompts:
+        target, overrides = _with_all_prompts(target, overrides)
     if (prompted := _to_prompt(target, overrides)) is not None:
         return _evaluate_prompt(prompted, split=split, limit=limit)
     run = find_run(target, overrides)
@@ -77,19 +83,43 @@ def evaluate(
     return Evaluation(run, scores, folder, metrics)
 
 
+def _with_all_prompts(
+    target: str | Path | Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """The recipe of a prompt as one of all prompts.
+
+    Raises:
+        UsageError: Its method does not prompt.
+    """
+    is_run = not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file()
+    source = Path(target) / "recipe.yaml" if is_run and not isinstance(target, Mapping) else target
+    recipe = load_recipe(source, overrides)
+    if recipe.method.trains:
+        raise UsageError(f"--all-prompts is for method prompt, not for {recipe.method.type}")
+    tree = to_tree(recipe)
+    kept = {key: value for key, value in tree["method"].items() if key not in ("template", "description")}
+    tree["method"] = {**kept, "prompt": "all"}
+    tree["output_dir"] += "-all-prompts"
+    if not tree["training"]:
+        del tree["training"]
+    return tree, ()
+
+
 def _to_prompt(target: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe | None:
     """The recipe of a method that is evaluated without training, where no run of it is there yet."""
     if not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file():
         return None
     recipe = load_recipe(target, overrides)
-    finished = (Path(recipe.output_dir) / MANIFEST).is_file()
+    manifest = Path(recipe.output_dir) / MANIFEST
+    finished = manifest.is_file() and read_manifest(manifest.parent).get("finished")
     return None if recipe.method.trains or finished else recipe
 
 
 def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None) -> Evaluation:
-    """Make the run and score it in one go: nothing needs training first."""
-    run = Run.open(recipe) if is_main_process() else Run.follow(recipe, resume=False)
-    run, scores = solve(run, resume=False, limit=limit, split=split)
+    """Make the run and score it in one go: nothing needs training first. One that was killed goes on."""
+    begun = (Path(recipe.output_dir) / MANIFEST).is_file()
+    run = Run.open(recipe, resume=begun) if is_main_process() else Run.follow(recipe, resume=False)
+    run, scores = solve(run, resume=begun, limit=limit, split=split)
     if scores is None:
         raise InputError("there is no labelled test or validation split to score")
     return Evaluation(run, scores, run.folder, run.metrics)

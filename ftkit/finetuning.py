@@ -78,7 +78,7 @@ def solve(
     """
     recipe, main = run.recipe, is_main_process()
     log.info("Reading data")
-    dataset = load_records(recipe.data, recipe.task, limit=limit)
+    dataset = load_records(recipe.data, recipe.task, limit=limit, trains=recipe.method.trains)
     tell(dataset)
     train, validation = dataset["train"], _validation(dataset)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ftkit.data.jsonlines import parse_object
 from ftkit.dataset import read_unlabelled
@@ -29,6 +30,23 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
     return predict_records(found, records_of_texts(found, singles, pairs))
 
 
+def explained_records(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The prompt of each record, its shots and why they were chosen, and what the model made of it.
+
+    Raises:
+        UsageError: The run does not prompt.
+    """
+    from ftkit.estimator import finished_estimator
+    from ftkit.prompts.estimator import PromptEstimator
+
+    if run.recipe.method.trains:
+        raise UsageError(f"--explain is for method prompt, not for {run.recipe.method.type}")
+    refuse_other_kind(run, records)
+    estimator = finished_estimator(run)
+    assert isinstance(estimator, PromptEstimator)
+    return estimator.explain(records)
+
+
 def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
     """One prediction a record, in order.
 
@@ -37,6 +55,18 @@ def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
     """
     from ftkit.estimator import finished_estimator
 
+    refuse_other_kind(run, records)
+    return finished_estimator(run).predict(records) if records else []
+
+
+def refuse_other_kind(run: Run, records: Sequence[Record]) -> None:
+    """Pairs go with runs on pairs only.
+
+    Raises:
+        UsageError: A record is of the other kind.
+    """
+    if not run.recipe.task.takes_pairs:
+        return
     for record in records:
         if (record.text_pair is not None) != run.pairs:
             needed = "pairs of texts" if run.pairs else "single texts"
@@ -45,7 +75,6 @@ def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
                 where=record.where,
                 hint="give text and text_pair (--text-pair)" if run.pairs else "leave the second text out",
             )
-    return finished_estimator(run).predict(records) if records else []
 
 
 def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:

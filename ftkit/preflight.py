@@ -39,7 +39,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
         kind = "a local folder in Hub layout" if Path(name).is_absolute() else "a data set on the Hub"
         report["data"] = f"{name} ({kind}, not looked at)"
         return report
-    dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS)
+    dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS, trains=checked.method.trains)
     for split, records in dataset.splits.items():
         more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
         report[split] = f"{len(records):,} rows{more}"

@@ -91,6 +91,7 @@ class Record:
         where: File and line (or row), for messages.
         words: First and last character (exclusive) of each word, where a task looks at words.
         turns: The conversation up to the answer, where the task is one; `text` is its last message.
+        choices: The answers that the row offers, where a task is to choose among them.
     """
 
     text: str
@@ -99,10 +100,11 @@ class Record:
     where: str = ""
     words: tuple[tuple[int, int], ...] = ()
     turns: tuple[Turn, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def question(self) -> tuple[Any, ...]:
         """All of the row but its answer: two rows with the same question are the same row."""
-        return (self.text, self.text_pair, *self.turns)
+        return (self.text, self.text_pair, *self.turns, *self.choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +143,19 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A headline score with its 95 % bootstrap interval (`None`: not computed)."""
+    """A headline score.
+
+    Attributes:
+        value: The score, or the mean over several ways to predict.
+        low: Lower end of its 95 % bootstrap interval; `None` where there are several ways.
+        high: Upper end.
+        deviation: Sample standard deviation over several ways; `None` where there is one.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

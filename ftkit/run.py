@@ -208,7 +208,7 @@ class Run:
             "labels": list(dataset.labels),
             "data": data,
             "notes": list(dataset.notes),
-            "pairs": dataset["train"][0].text_pair is not None,
+            "pairs": any(records[0].text_pair is not None for records in dataset.splits.values()),
             "base_model": {
                 "source": self.recipe.model.name,
                 "revision": self.recipe.model.revision,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ftkit.errors import InputError
@@ -20,10 +22,33 @@ _MOST_SHOWN = 5
 def evaluate_split(
     estimator: Estimator, dataset: Dataset, metrics: Sequence[Metric], split: str
 ) -> tuple[Scores, list[Prediction]]:
-    """Predict a split and score it."""
+    """Predict a split and score it; where an estimator has several ways to predict, all of them.
+
+    The predictions and the tables are those of the first; a headline is the mean over all, with its
+    deviation.
+    """
     records = dataset[split]
-    predictions = estimator.predict(records)
-    return score(predictions, records, metrics, dataset.labels, split), predictions
+    ways = estimator.variants() or {"": estimator.predict}
+    found = {name: predict(records) for name, predict in ways.items()}
+    scored = {
+        name: score(predictions, records, metrics, dataset.labels, split)
+        for name, predictions in found.items()
+    }
+    first = next(iter(found))
+    return (spread(scored) if len(scored) > 1 else scored[first]), found[first]
+
+
+def spread(scored: Mapping[str, Scores]) -> Scores:
+    """The scores of several ways to predict as one: means and deviations."""
+    first = next(iter(scored.values()))
+    headlines = {}
+    for name in first.metrics:
+        values = [scores.metrics[name].value for scores in scored.values()]
+        headlines[name] = Score(statistics.mean(values), deviation=statistics.stdev(values))
+    ways = {
+        way: {name: score.value for name, score in scores.metrics.items()} for way, scores in scored.items()
+    }
+    return replace(first, metrics=headlines, details={**first.details, "variants": ways})
 
 
 def score(

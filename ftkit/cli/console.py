@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftkit.report.results import uncertainty
 from ftkit.training.processes import is_main_process
 
 _MOST_LABELS = 20
@@ -66,13 +67,14 @@ def scores(metrics: Mapping[str, Any]) -> str:
     """metrics.json as a table: headlines with intervals, then the labels."""
     if not metrics:
         return "no scores: there is no labelled test or validation split"
-    rows = [
-        (name, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}")
-        for name, score in metrics["metrics"].items()
-    ]
+    rows = [(name, f"{score['value']:.4f}", uncertainty(score)) for name, score in metrics["metrics"].items()]
     title = f"Scores on {metrics['split']} ({metrics['rows']:,} rows, {metrics['precision']})"
-    text = f"{title}\n{table(('metric', 'score', '95 % interval'), rows)}"
     details = metrics["details"]
+    ways = details.get("variants")
+    sure = f"deviation of {len(ways)}" if ways else "95 % interval"
+    text = f"{title}\n{table(('metric', 'mean' if ways else 'score', sure), rows)}"
+    if ways:
+        text += "\n\n" + _variants(ways)
     if labels := details.get("per_label"):
         text += "\n\n" + _labels(labels, "Labels", "rows")
     if types := details.get("per_entity"):
@@ -80,6 +82,15 @@ def scores(metrics: Mapping[str, Any]) -> str:
     if errors := details.get("entity_errors"):
         text += "\n\n" + _errors(errors)
     return text
+
+
+def _variants(ways: Mapping[str, Mapping[str, float]]) -> str:
+    """The scores of each way to ask, with the lowest and the highest."""
+    names = list(next(iter(ways.values())))
+    rows = [(way, *(f"{scores[name]:.4f}" for name in names)) for way, scores in ways.items()]
+    for title, choose in (("lowest", min), ("highest", max)):
+        rows.append((title, *(f"{choose(scores[name] for scores in ways.values()):.4f}" for name in names)))
+    return table(("", *names), rows)
 
 
 def _labels(labels: Mapping[str, Mapping[str, float]], title: str, support: str) -> str:

@@ -17,6 +17,9 @@ def eval(  # noqa: A001
     split: Annotated[options.Split | None, typer.Option(help="By default test, else validation.")] = None,
     set_: options.Set = None,
     limit: options.Limit = None,
+    all_prompts: Annotated[
+        bool, typer.Option("--all-prompts", help="Score every prompt of the library, and their spread.")
+    ] = False,
     gate: options.Gates = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -28,7 +31,9 @@ def eval(  # noqa: A001
     from ftkit.evaluation import evaluate
 
     gates = read_gates(gate)
-    evaluation = evaluate(target, set_ or (), split=split and split.value, limit=limit)
+    evaluation = evaluate(
+        target, set_ or (), split=split and split.value, limit=limit, all_prompts=all_prompts
+    )
     if json_:
         console.emit_json({"run": str(evaluation.run.folder), **evaluation.metrics})
     else:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     methods = "methods"
     metrics = "metrics"
     formats = "formats"
+    prompts = "prompts"
     recipes = "recipes"
 
 

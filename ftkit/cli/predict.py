@@ -41,6 +41,10 @@ def predict(
         Format,
         typer.Option("--format", help="conll prints a word and its tag a line, for tasks that tag words."),
     ] = Format.jsonl,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show the prompt, its shots and why, and what each candidate got."),
+    ] = False,
     limit: options.Limit = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -50,7 +54,13 @@ def predict(
     console.start(quiet=quiet, verbose=verbose)
     from ftkit.errors import InputError, UsageError
     from ftkit.evaluation import find_run
-    from ftkit.prediction import predict_records, records_of_file, records_of_lines, records_of_texts
+    from ftkit.prediction import (
+        explained_records,
+        predict_records,
+        records_of_file,
+        records_of_lines,
+        records_of_texts,
+    )
 
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
@@ -69,6 +79,9 @@ def predict(
         raise InputError(
             "there are no rows to predict for", where="standard input" if file == "-" else str(file)
         )
+    if explain:
+        _explain(explained_records(found, records), as_object=json_)
+        return
     answered = list(zip(records, predict_records(found, records), strict=True))
     task = found.recipe.task
     if format_ is Format.conll:
@@ -77,6 +90,25 @@ def predict(
         console.emit("\n".join(task.prediction_text(prediction, record) for record, prediction in answered))
     else:
         _print([_answer(task, *pair) for pair in answered], as_object=json_)
+
+
+def _explain(explained: list[dict[str, Any]], *, as_object: bool) -> None:
+    """Prompts and scores for a person, or as JSON."""
+    if as_object:
+        console.emit_json({"explained": explained})
+        return
+    for one in explained:
+        lines = [one["prompt"], ""]
+        for number, shot in enumerate(one["shots"], 1):
+            lines.append(f"shot {number}: {shot['answer']}  ({shot['why']})")
+        rows = sorted(one.get("candidates", ()), key=lambda row: -row["probability"])
+        if rows:
+            figures = ("probability", "score", "log_likelihood")
+            table = [(repr(r["text"]), *(f"{r[f]:.4f}" for f in figures), str(r["tokens"])) for r in rows]
+            lines.append(console.table(("candidate", *figures, "tokens"), table))
+        else:
+            lines.append(f"written: {one['written']!r}")
+        console.emit("\n".join(lines) + "\n")
 
 
 def _answer(task: Task, record: Record, prediction: Prediction) -> dict[str, Any]:

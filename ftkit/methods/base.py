@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,10 +22,26 @@ class Method(Component):
     """Whether `ftkit finetune` applies; a method that only prompts is evaluated directly."""
     adapters: ClassVar[bool] = False
     """Whether a run saves adapters that need their base model."""
-    answers: ClassVar[tuple[str, ...] | None] = None
-    """The kinds of answer it can give; `None` for all."""
-    families: ClassVar[tuple[str, ...] | None] = None
-    """The families it works with; `None` for all."""
+    path_keys: ClassVar[tuple[str, ...]] = ()
+    """The keys whose values may be paths."""
+
+    @property
+    def families(self) -> tuple[str, ...] | None:
+        """The families it works with; `None` for all."""
+        return None
+
+    def problems(
+        self, task: str, asked_by: Sequence[str], fields: Sequence[str], *, same: bool
+    ) -> Iterator[tuple[str, str]]:
+        """What does not go with the task: the key, and what is wrong.
+
+        Args:
+            task: Its type.
+            asked_by: How a prompt can ask for its answer.
+            fields: What a prompt's template can name.
+            same: Whether all rows have the same candidates.
+        """
+        yield from ()
 
     def head(self, head: Head) -> Head:
         """The output layer it needs; by default the task's."""

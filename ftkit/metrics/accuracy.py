@@ -14,7 +14,7 @@ class Accuracy(Headline):
     """Share of rows whose predicted label (or whole set of labels) is right."""
 
     type: Literal["accuracy"] = "accuracy"
-    answers: ClassVar[tuple[str, ...]] = ("label", "label set")
+    answers: ClassVar[tuple[str, ...]] = ("label", "label set", "choice")
 
     def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
         from sklearn.metrics import accuracy_score

@@ -74,6 +74,13 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     )
 
 
+def load_encoder(name: str) -> Loaded:
+    """Load a model without a head, for embeddings, by its Hub id, folder or package."""
+    source = ModelSource(name_or_path=name)
+    located = source.locate().ready()
+    return load(located, source, Head("AutoModel", {}))
+
+
 def _refuse_random_body(
     model: PreTrainedModel, missing: Iterable[str], mismatched: Iterable[str], source: ModelSource
 ) -> None:
@@ -81,7 +88,9 @@ def _refuse_random_body(
 
     So may a pooler, which the checkpoint of a masked language model does not have.
     """
+    # A model that is loaded without a head is all body.
     prefix = f"{model.base_model_prefix}."
+    prefix = prefix if any(key.startswith(prefix) for key in model.state_dict()) else ""
     body = [key for key in model.state_dict() if key.startswith(prefix)]
     lacking = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)
     resized = sorted(key for key in mismatched if key.startswith(prefix))

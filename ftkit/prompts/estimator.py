@@ -1,88 +1,79 @@
-"""The estimator that only prompts: nothing is trained, shots are chosen and answers are ranked."""
+"""The estimator that only prompts: nothing is trained, shots are chosen and the model is asked."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ftkit.errors import InputError
-from ftkit.prompts.ranking import Continuation, Ranker, continuation
-from ftkit.prompts.shots import choose_shots
-from ftkit.prompts.template import Template
+from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
+from ftkit.prompts.prompting import Prompting
+from ftkit.prompts.ranking import Ranker
+from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
+from ftkit.prompts.solver import Journal, Solver
 from ftkit.records import Prediction, Record
+from ftkit.training.generation import Writer
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
 
 log = logging.getLogger("ftkit")
 
-SHOTS = "shots.json"
+PROMPT = "prompt.json"
+_BATCH = 32
+_CALIBRATION_ROWS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Prompting:
-    """How prompts are written and answers scored.
+@dataclass(frozen=True)
+class Plan:
+    """A way to ask.
 
     Attributes:
-        template: Makes the prompt of a row.
-        description: What stands before the shots.
-        delimiter: What stands between shots.
-        target_delimiter: What stands between a prompt and its answer.
-        words: What the model would write for each label.
+        name: What tells it from the other ways of the same estimator; empty where it is the only one.
+        prompting: How prompts are written.
         num_fewshot: How many shots.
-        shots: How they are chosen.
-        length_normalization: What a score is divided by: `none`, `token`, `character` or `byte`.
+        shots: How they are chosen: `fixed`, `random`, `balanced` or `nearest`.
+        seed: Seed of that choice.
+        encoder: With `nearest`, the model whose embeddings are compared; `None` for BM25.
+        answer: `rank`, `generate` or `cloze`.
+        normalization: See `Ranking`.
+        calibration: See `Ranking`.
+        constrained: Whether only candidates can be written.
+        until: Texts that end what is written.
     """
 
-    template: Template
-    description: str
-    delimiter: str
-    target_delimiter: str
-    words: Mapping[str, str]
+    name: str
+    prompting: Prompting
     num_fewshot: int
     shots: str
-    length_normalization: str
-
-    def solved(self, shot: Mapping[str, str]) -> str:
-        """A shot: its prompt with the answer."""
-        return self.prompt(shot) + self.target_delimiter + self.words[shot["answer"]]
-
-    def prompt(self, fields: Mapping[str, str]) -> str:
-        """The prompt of one row by itself."""
-        return self.template.render({name: text for name, text in fields.items() if name != "answer"})
-
-    def context(self, shots: Sequence[Mapping[str, str]], fields: Mapping[str, str]) -> str:
-        """All that the model reads before the answer."""
-        parts = [self.description] if self.description else []
-        return self.delimiter.join([*parts, *map(self.solved, shots), self.prompt(fields)])
-
-    def score(self, value: float, row: Continuation) -> float:
-        """A log-probability over the answer's length."""
-        lengths = {"none": 1, "token": row.tokens, "character": row.characters, "byte": row.octets}
-        return value / lengths[self.length_normalization]
+    seed: int
+    encoder: str | None
+    answer: str
+    normalization: str
+    calibration: str
+    constrained: bool
+    until: tuple[str, ...]
 
 
 class PromptEstimator:
-    """Chooses shots from the training records; predicts the likeliest answer.
+    """Chooses shots from the training records and asks the model as it is.
 
     Args:
-        setup: The task on a causal language model.
-        prompting: How prompts are written.
+        setup: The task on a language model.
+        plans: The ways to ask; the first one answers, all of them are scored.
     """
 
-    def __init__(self, setup: Setup, prompting: Prompting) -> None:
+    def __init__(self, setup: Setup, plans: Sequence[Plan]) -> None:
         self.setup = setup
-        self.prompting = prompting
+        self.plans = tuple(plans)
         self.precision = resolve_precision(setup.precision)
-        self.loaded: Loaded | None = None
-        self.shots: list[dict[str, str]] = []
+        self.solvers: dict[str, Solver] = {}
 
     def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
         """Load the model and choose the shots.
@@ -91,29 +82,35 @@ class PromptEstimator:
             InputError: The checkpoint has no language model head.
             UsageError: There are fewer training rows than shots.
         """
-        chosen = choose_shots(
-            train, self.prompting.num_fewshot, how=self.prompting.shots, seed=self.setup.seed
-        )
-        self.shots = [{**_fields(record), "answer": str(record.target)} for record in chosen]
-        self._load()
+        for plan in self.plans:
+            refuse_too_few(train, plan.num_fewshot)
+        for plan in self.plans:
+            self.solvers[plan.name] = self._solver(plan, self._chosen(plan, train))
 
     def fit(
         self, train: Sequence[Record], validation: Sequence[Record], score: Scorer, workplace: Workplace
     ) -> dict[str, Any]:
-        """Save the shots; nothing is trained."""
-        assert self.loaded is not None
+        """Measure what calibration needs and save the shots; nothing is trained."""
+        for number, (plan, solver) in enumerate(zip(self.plans, self.solvers.values(), strict=True)):
+            name = f"answers-{number}-{processes().process_index}.jsonl"
+            solver.journal = Journal(workplace.checkpoints / name)
+            self._calibrate(plan, solver, train)
         if processes().is_main_process:
             workplace.model.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.shots, indent=2, ensure_ascii=False)
-            (workplace.model / SHOTS).write_text(text + "\n", encoding="utf-8")
-        parameters = sum(p.numel() for p in self.loaded.model.parameters())
-        shots = "1 shot" if len(self.shots) == 1 else f"{len(self.shots)} shots"
-        log.info("  %s parameters, none of them trained; %s", f"{parameters:,}", shots)
+            saved = [self._saved(plan, self.solvers[plan.name]) for plan in self.plans]
+            text = json.dumps(saved, indent=2, ensure_ascii=False)
+            (workplace.model / PROMPT).write_text(text + "\n", encoding="utf-8")
+        parameters = sum(p.numel() for p in self._loaded.model.parameters())
+        shots = max(plan.num_fewshot for plan in self.plans)
+        log.info(
+            "  %s parameters, none of them trained; %s", f"{parameters:,}",
+            "1 shot" if shots == 1 else f"{shots} shots",
+        )  # fmt: skip
         return {
             "parameters": parameters,
             "trained_parameters": 0,
-            "max_length": self.loaded.max_length,
-            "shots": len(self.shots),
+            "max_length": self._loaded.max_length,
+            "shots": shots,
         }
 
     def load(self, folder: Path, train: Sequence[Record]) -> None:
@@ -123,83 +120,142 @@ class PromptEstimator:
             InputError: They cannot be read.
         """
         try:
-            self.shots = json.loads((folder / SHOTS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the shots cannot be read: {error}", where=str(folder / SHOTS)) from None
-        self._load()
-
-    def _load(self) -> None:
-        self.loaded = self.setup.load()
-        if self.loaded.new_parameters:
-            raise InputError(
-                "the checkpoint has no language model head (its weights would be random: "
-                f"{', '.join(self.loaded.new_parameters[:3])})",
-                where=self.loaded.source,
-                hint="take a checkpoint that was trained as a causal language model",
-            )
-
-    # Predicting -------------------------------------------------------------------------
+            saved = json.loads((folder / PROMPT).read_text(encoding="utf-8"))
+            for plan, state in zip(self.plans, saved, strict=True):
+                shots = [Shot(**shot) for shot in state["shots"]]
+                solver = self._solver(plan, shots)
+                if isinstance(solver.answerer, Ranking):
+                    solver.answerer.prior = state["prior"]
+                self.solvers[plan.name] = solver
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"the shots cannot be read: {error}", where=str(folder / PROMPT)) from None
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
-        """The likeliest label of each record, with the softmax over its answers' scores."""
-        assert self.loaded is not None
-        contexts: dict[int, list[tuple[int, list[Continuation]]]] = defaultdict(list)
-        for number, record in enumerate(records):
-            shots, rows = self._candidates(record)
-            contexts[shots].append((number, rows))
-        if dropped := sum(len(group) for shots, group in contexts.items() if shots < len(self.shots)):
-            log.warning(
-                "  note: %d of %d prompts do not hold all %d shots: there was no room within %d tokens, or a "
-                "shot was the row itself",
-                dropped, len(records), len(self.shots), self.loaded.max_length,
-            )  # fmt: skip
-        pad = self.loaded.tokenizer.pad_token_id
-        ranker = Ranker(self.loaded.model, device=processes().device, precision=self.precision, pad=pad)
-        predictions: dict[int, Prediction] = {}
-        for group in contexts.values():
-            # Prompts with the same shots begin alike, and share what is computed for that beginning.
-            rows = [row for _, candidates in group for row in candidates]
-            values = ranker.scores(rows)
-            scores = [self.prompting.score(value, row) for value, row in zip(values, rows, strict=True)]
-            labels = list(self.prompting.words)
-            for place, (number, _) in enumerate(group):
-                predictions[number] = _prediction(labels, scores[place * len(labels) :][: len(labels)])
-        return [predictions[number] for number in range(len(records))]
+        """The answer to each record, by the first way to ask."""
+        return self.solvers[self.plans[0].name].predict(records)
 
-    def _candidates(self, record: Record) -> tuple[int, list[Continuation]]:
-        """How many shots stand in the prompt, and the prompt with each answer.
+    def explain(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """The prompt of each record, the shots in it and why, and what the model said."""
+        return self.solvers[self.plans[0].name].explain(records)
 
-        Raises:
-            InputError: Not even the row alone fits.
-        """
-        assert self.loaded is not None
-        fields = _fields(record)
-        # A row is never its own example.
-        shots = [shot for shot in self.shots if {**fields, "answer": shot["answer"]} != shot]
-        for first in range(len(shots) + 1):
-            try:
-                context = self.prompting.context(shots[first:], fields)
-                rows = [
-                    continuation(self.loaded.tokenizer, context, self.prompting.target_delimiter + word)
-                    for word in self.prompting.words.values()
-                ]
-            except ValueError as error:
-                raise InputError(str(error), where=record.where) from None
-            if max(len(row.ids) for row in rows) <= self.loaded.max_length:
-                return len(shots) - first, rows
-        raise InputError(
-            f"the prompt has more than {self.loaded.max_length} tokens, even without shots",
-            where=record.where,
-            hint="a query is never cut: shorten it, or raise model.max_length within the model's positions",
+    def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
+        """The ways to ask, where there are several."""
+        return {name: solver.predict for name, solver in self.solvers.items()} if len(self.plans) > 1 else {}
+
+    # Shots ------------------------------------------------------------------------------
+
+    def _chosen(self, plan: Plan, train: Sequence[Record]) -> list[Shot]:
+        """The shots of a plan; with `nearest`, all that can become one."""
+        if not plan.num_fewshot:
+            return []
+        if plan.shots == "nearest":
+            chosen = [(record, "") for record in train]
+        else:
+            chosen = choose_shots(train, plan.num_fewshot, how=plan.shots, seed=plan.seed)
+        questions = plan.prompting.questions
+        return [Shot(dict(questions.fields(record)), questions.write(record), why) for record, why in chosen]
+
+    def _shots(self, plan: Plan, shots: Sequence[Shot]) -> Shots:
+        if plan.shots != "nearest" or not shots:
+            return SameShots(tuple(shots))
+        from ftkit.prompts.retrieval import Bm25, Embeddings
+
+        pool = [as_text(shot.fields) for shot in shots]
+        if plan.encoder is None:
+            return NearestShots(tuple(shots), plan.num_fewshot, Bm25(pool))
+        assert self.setup.load_encoder is not None
+        retriever = Embeddings(pool, self.setup.load_encoder(plan.encoder))
+        return NearestShots(tuple(shots), plan.num_fewshot, retriever)
+
+    def _saved(self, plan: Plan, solver: Solver) -> dict[str, Any]:
+        shots = solver.shots
+        every = shots.pool if isinstance(shots, NearestShots) else getattr(shots, "shots", ())
+        prior = solver.answerer.prior if isinstance(solver.answerer, Ranking) else None
+        listed = [{"fields": dict(shot.fields), "answer": shot.answer, "why": shot.why} for shot in every]
+        return {"name": plan.name, "prior": prior, "shots": listed}
+
+    # Asking -----------------------------------------------------------------------------
+
+    def _solver(self, plan: Plan, shots: Sequence[Shot]) -> Solver:
+        return Solver(
+            self._answerer(plan),
+            self._shots(plan, shots),
+            number=plan.num_fewshot,
+            max_length=self._loaded.max_length,
+            precision=self.precision,
         )
 
+    def _answerer(self, plan: Plan) -> Answerer:
+        if plan.answer != "generate":
+            return Ranking(
+                plan.prompting,
+                self._ranker,
+                normalization=plan.normalization,
+                calibration=plan.calibration,
+            )
+        tokenizer = self._loaded.tokenizer
+        settings = dict(self.setup.generation)
+        settings["max_new_tokens"] = longest_answer(plan.prompting, tokenizer, settings["max_new_tokens"])
+        ends = self._loaded.model.generation_config.eos_token_id
+        own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+        ends = sorted({*own, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
+        writer = Writer(
+            self._ranker.model,
+            tokenizer,
+            settings=settings,
+            stop=ends or None,
+            precision=self.precision,
+            until=plan.until,
+            copied=False,
+        )
+        return Generating(
+            plan.prompting,
+            writer,
+            self._ranker,
+            max_new_tokens=settings["max_new_tokens"],
+            batch=_BATCH,
+            constrained=plan.constrained,
+        )
 
-def _fields(record: Record) -> dict[str, str]:
-    pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
-    return {"text": record.text, **pair}
+    def _calibrate(self, plan: Plan, solver: Solver, train: Sequence[Record]) -> None:
+        """With `calibration: batch`, the mean probabilities over training texts, answers not used."""
+        if plan.calibration != "batch" or not isinstance(solver.answerer, Ranking):
+            return
+        if not train:
+            raise InputError(
+                "calibration: batch needs the texts of a training split", hint="give data.train_file"
+            )
+        generator = random.Random(plan.seed)
+        looked = generator.sample(list(train), min(len(train), _CALIBRATION_ROWS))
+        solver.answerer.prior = solver.mean_probabilities(looked)
 
+    @cached_property
+    def _loaded(self) -> Loaded:
+        loaded = self.setup.load()
+        if loaded.new_parameters:
+            raise InputError(
+                "the checkpoint has no language model head (its weights would be random: "
+                f"{', '.join(loaded.new_parameters[:3])})",
+                where=loaded.source,
+                hint="take a checkpoint that was trained as a language model",
+            )
+        return loaded
 
-def _prediction(labels: Sequence[str], scores: Sequence[float]) -> Prediction:
-    probabilities = torch.tensor(scores, dtype=torch.float64).softmax(dim=0).tolist()
-    by_label = dict(zip(labels, probabilities, strict=True))
-    return Prediction(max(by_label, key=by_label.__getitem__), by_label)
+    @cached_property
+    def _ranker(self) -> Ranker[Any]:
+        from ftkit.prompts.causal import CausalRanker
+        from ftkit.prompts.cloze import ClozeRanker
+        from ftkit.prompts.seq2seq import Seq2SeqRanker
+
+        kinds: dict[str, type[Ranker[Any]]] = {
+            "AutoModelForMaskedLM": ClozeRanker,
+            "AutoModelForSeq2SeqLM": Seq2SeqRanker,
+        }
+        loaded = self._loaded
+        return kinds.get(loaded.auto_class, CausalRanker)(
+            loaded.model,
+            loaded.tokenizer,
+            device=processes().device,
+            precision=self.precision,
+            max_length=loaded.max_length,
+        )

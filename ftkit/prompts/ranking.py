@@ -1,147 +1,177 @@
-"""Rank answers by the likelihood that a causal language model gives them."""
+"""Ranking: how likely a model finds each answer, whatever its architecture."""
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
 
-from ftkit.errors import InputError
-from ftkit.training.precision import autocast
+from ftkit.prompts.prompting import Prompt
+from ftkit.training.precision import lowered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-log = logging.getLogger("ftkit")
-
-_BATCH_TOKENS = 2048
-_TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.1}
+R = TypeVar("R")
+_BATCH_TOKENS = 4096
+_LONGEST_KEPT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
-    """Tokens of a context and an answer, and where the answer begins.
+class Ranked:
+    """An answer's score.
 
     Attributes:
-        ids: All token ids.
-        start: Position of the answer's first token.
-        characters: Length of the answer.
-        octets: Its length in bytes of UTF-8.
+        likelihood: Log-probability of its tokens, in nats.
+        tokens: How many there are.
     """
 
-    ids: list[int]
-    start: int
-    characters: int
-    octets: int
-
-    @property
-    def tokens(self) -> int:
-        return len(self.ids) - self.start
+    likelihood: float
+    tokens: int
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, context: str, answer: str) -> Continuation:
-    """Tokenize a context with an answer as one text.
+class Ranker(ABC, Generic[R]):
+    """Scores answers to prompts; a row is a prompt with its answers as this architecture reads them.
 
-    The answer's tokens are those after as many as the context alone has, as in lm_eval: tokenized
-    apart, a token at the border can come out otherwise, which changes scores.
-
-    Raises:
-        InputError: No token is left for the answer.
-    """
-    whole = list(tokenizer(context + answer, truncation=False, verbose=False)["input_ids"])
-    start = len(tokenizer(context, truncation=False, verbose=False)["input_ids"])
-    if start >= len(whole):
-        raise InputError(f"the answer {answer!r} has no token of its own after the prompt")
-    # A model says nothing of the first token of a text.
-    return Continuation(whole, max(start, 1), len(answer), len(answer.encode()))
-
-
-class Ranker:
-    """Sums of the log-probabilities of answers, with what all prompts begin with computed once.
-
-    The keys and values of the common beginning are kept and reused for every row. The first rows are
-    computed plainly as well; where the two disagree (a cache that slides, say), the plain way is used
-    throughout, and that is said.
+    Args:
+        model: With its language model head; its weights are held in the precision from here on.
+        tokenizer: The model's own.
+        device: Where it runs.
+        precision: `fp32`, `bf16` or `fp16`.
+        max_length: The most tokens that a prompt with an answer may have.
     """
 
-    def __init__(self, model: nn.Module, *, device: torch.device, precision: str, pad: int) -> None:
-        self.model: Any = model.to(device).eval()
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: torch.device,
+        precision: str,
+        max_length: int,
+    ) -> None:
+        self.model: Any = lowered(model, precision).to(device).eval()
+        self.tokenizer = tokenizer
         self.device = device
         self.precision = precision
-        self.pad = pad
+        self.max_length = max_length
 
-    def scores(self, rows: Sequence[Continuation]) -> list[float]:
-        """Log-probability of each answer given its context, in order."""
-        shared = min(_common([row.ids for row in rows]), *(row.start - 1 for row in rows))
-        if shared and not self._agrees(rows[:2], shared):
-            log.warning("  note: this model's cache is not exact here; prompts are computed whole")
-            shared = 0
-        cache = self._cache(rows[0].ids[:shared]) if shared else None
-        scores = [0.0] * len(rows)
-        for batch in _batches(rows, shared):
-            values = self._batch([rows[number] for number in batch], shared, cache)
-            for number, value in zip(batch, values.tolist(), strict=True):
-                scores[number] = value
-        return scores
+    @abstractmethod
+    def row(self, prompt: Prompt, answers: Sequence[str]) -> R:
+        """The token ids of a prompt with each answer.
 
-    def _agrees(self, rows: Sequence[Continuation], shared: int) -> bool:
-        plain = self._batch(rows, 0, None)
-        cached = self._batch(rows, shared, self._cache(rows[0].ids[:shared]))
-        return bool((plain - cached).abs().max() <= _TOLERANCE[self.precision])
+        Raises:
+            InputError: An answer has no token.
+        """
 
-    def _cache(self, ids: Sequence[int]) -> Any:
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            inputs = torch.tensor([list(ids)], device=self.device)
-            return self.model(input_ids=inputs, use_cache=True, logits_to_keep=1)["past_key_values"]
+    @abstractmethod
+    def longest(self, row: R) -> int:
+        """Tokens of the longest sequence in a row."""
 
-    def _batch(self, rows: Sequence[Continuation], shared: int, cache: Any) -> Tensor:
-        """Scores of rows whose first `shared` tokens are in the cache, shape (rows,)."""
-        rests = [row.ids[shared:] for row in rows]
-        width = max(map(len, rests))
-        ids = torch.tensor([rest + [self.pad] * (width - len(rest)) for rest in rests], device=self.device)
-        mask = torch.tensor(
-            [[1] * (shared + len(r)) + [0] * (width - len(r)) for r in rests], device=self.device
-        )
-        past = {}
-        if cache is not None:
-            past["past_key_values"] = copy.deepcopy(cache)
-            past["past_key_values"].batch_repeat_interleave(len(rows))
-        # The logits before the first answer token of any row are not needed.
-        kept = width - min(row.start - 1 - shared for row in rows)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, **past)["logits"]
-        return torch.stack([self._sum(logits[n], row, shared + width - kept) for n, row in enumerate(rows)])
+    @abstractmethod
+    def scores(self, rows: Sequence[R], keys: Sequence[Hashable]) -> list[list[Ranked]]:
+        """The score of every answer of every row, in order.
 
-    def _sum(self, logits: Tensor, row: Continuation, first: int) -> Tensor:
-        """Sum over the answer's tokens; `first` is the position of the first logits."""
-        answer = torch.tensor(row.ids[row.start :], device=self.device)
-        before = logits[row.start - 1 - first : len(row.ids) - 1 - first].float()
-        return before.log_softmax(dim=-1).gather(1, answer[:, None]).sum()
+        Args:
+            rows: What `row` gave.
+            keys: Rows with the same key begin alike, so that work can be shared.
+        """
+
+    def tensor(self, rows: Sequence[Sequence[Any]], fill: int) -> torch.Tensor:
+        """Rows padded at the end."""
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=self.device)
 
 
-def _batches(rows: Sequence[Continuation], shared: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, the longest first."""
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
+def in_batches(lengths: Sequence[int], tokens: int = _BATCH_TOKENS) -> list[list[int]]:
+    """Places of rows in batches of similar length, the longest first.
+
+    >>> in_batches([3, 9, 4], tokens=10)
+    [[1], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     batches: list[list[int]] = []
-    for number in order:
-        if batches and (len(batches[-1]) + 1) * (len(rows[batches[-1][0]].ids) - shared) <= _BATCH_TOKENS:
-            batches[-1].append(number)
+    for place in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(place)
         else:
-            batches.append([number])
+            batches.append([place])
     return batches
 
 
-def _common(rows: Sequence[list[int]]) -> int:
-    """How many tokens all rows begin with: as many as the first and the last in order share.
+class Joint:
+    """Tokenizes prompts with answers as one text, as lm_eval does: apart, the token at the border can come
+    out otherwise, which changes scores.
 
-    >>> _common([[1, 2, 3], [1, 2, 4, 5], [1, 2]])
-    2
+    What tokens an answer adds depends on the end of the prompt alone; so only that is tokenized with each
+    answer, and what was found is kept. The first prompt is tokenized whole as well: where the two differ,
+    all are.
     """
-    pairs = zip(min(rows), max(rows), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._tails: dict[tuple[str, str], list[int]] = {}
+        self._local: bool | None = None if tokenizer.is_fast else False
+
+    def __call__(self, context: str, answers: Sequence[str], *, special: bool) -> tuple[int, list[list[int]]]:
+        """How many tokens the context alone has, and the tokens of it with each answer.
+
+        White space at the end of the context belongs to the answers.
+        """
+        kept = context.rstrip()
+        answers = [context[len(kept) :] + answer for answer in answers]
+        if not kept or self._local is False:
+            return self._whole(kept, answers, special=special)
+        quick = self._by_tail(kept, answers, special=special)
+        if self._local is None:
+            whole = self._whole(kept, answers, special=special)
+            self._local = quick == whole
+            return whole
+        return quick or self._whole(kept, answers, special=special)
+
+    def _whole(self, context: str, answers: Sequence[str], *, special: bool) -> tuple[int, list[list[int]]]:
+        start = len(self._ids([context], special=special)[0])
+        return start, self._ids([context + answer for answer in answers], special=special)
+
+    def _by_tail(
+        self, context: str, answers: Sequence[str], *, special: bool
+    ) -> tuple[int, list[list[int]]] | None:
+        """The same by the end of the context; `None` where it cannot be told apart."""
+        encoding: Any = self.tokenizer(
+            context, add_special_tokens=special, truncation=False, verbose=False, return_offsets_mapping=True
+        )
+        ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
+        # From the third word from the end on: the first of them shows that the cut is harmless.
+        cut = len(context)
+        for _ in range(3):
+            cut = max(context.rfind(" ", 0, cut), context.rfind("\n", 0, cut))
+            if cut <= 0:
+                return None
+        place = next((n for n, (start, end) in enumerate(offsets) if start >= cut and end > start), None)
+        if place is None or (place and offsets[place - 1][1] > cut):
+            return None
+        tail = context[cut:]
+        if self._tail(tail, "") != ids[place:]:
+            return None
+        return len(ids), [ids[:place] + self._tail(tail, answer) for answer in answers]
+
+    def _tail(self, tail: str, answer: str) -> list[int]:
+        if len(self._tails) > _LONGEST_KEPT:
+            self._tails.clear()
+        if (tail, answer) not in self._tails:
+            self._tails[tail, answer] = self._ids([tail + answer], special=False)[0]
+        return self._tails[tail, answer]
+
+    def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        encoding = self.tokenizer(list(texts), add_special_tokens=special, truncation=False, verbose=False)
+        return [list(ids) for ids in encoding["input_ids"]]
+
+
+def log_sum(values: Sequence[float]) -> float:
+    """The logarithm of a sum of exponentials."""
+    highest = max(values)
+    return highest + math.log(sum(math.exp(value - highest) for value in values))

@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _LONGEST = 20_000
+_LONGEST_RENDERED = 1_000_000
 _FILTERS = ("capitalize", "default", "length", "lower", "replace", "title", "trim", "truncate", "upper")
 # Whatever could loop, call, reach into objects or grow without bound; a prompt needs none of it.
 _REFUSED: Mapping[type[nodes.Node], str] = {
@@ -23,6 +24,9 @@ _REFUSED: Mapping[type[nodes.Node], str] = {
     nodes.FromImport: "an import",
     nodes.Extends: "a parent template",
     nodes.CallBlock: "a call",
+    nodes.Assign: "an assignment",
+    nodes.AssignBlock: "an assignment",
+    nodes.Mod: "a remainder or a format",
 }
 
 
@@ -59,6 +63,7 @@ class Template:
         self._environment = ImmutableSandboxedEnvironment(
             undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
         )
+        self._environment.filters["replace"] = _replaced
         try:
             tree = self._environment.parse(source)
         except TemplateError as error:
@@ -84,3 +89,14 @@ class Template:
             return self._template.render(**fields)
         except (TemplateError, TypeError) as error:
             raise ValueError(f"the template fails: {error}") from None
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    """Jinja's `replace`, for a result of bounded size.
+
+    Raises:
+        TypeError: The result would be too long.
+    """
+    if len(text) + text.count(old) * len(new) > _LONGEST_RENDERED:
+        raise TypeError(f"replace would make a text of more than {_LONGEST_RENDERED:,} characters")
+    return text.replace(old, new)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ftkit.component import discover
 from ftkit.data.source import DataSource
 from ftkit.errors import Problem, RecipeError, UsageError
+from ftkit.methods.base import Method
 from ftkit.metrics.base import Headline, Metric
 from ftkit.models.source import PACKAGE_PREFIX, ModelSource
 from ftkit.recipe import shipped
@@ -133,6 +134,9 @@ def _resolve_paths(source: Source) -> list[Problem]:
     for key in ModelSource.path_keys:
         resolve(("model", key), must_be_path=False)
     resolve(("data", "dataset_name"), must_be_path=False)
+    for kind in discover(Method).values():
+        for key in kind.path_keys:
+            resolve(("method", key), must_be_path=False)
     resolve(("output_dir",), must_be_path=True)
     gates = source.tree.get("gates")
     for name in gates if isinstance(gates, dict) else ():
@@ -177,12 +181,11 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
             )
     computed = [metric.name() for metric in recipe.metrics]
     answer = recipe.task.answer
-    if (possible := recipe.method.answers) and answer not in possible:
-        given = " or ".join(map(_with_article, possible))
-        problem(
-            ("method",),
-            f"method {recipe.method.type} gives {given}, the task predicts {_with_article(answer)}",
-        )
+    task = recipe.task
+    for key, what in recipe.method.problems(
+        task.type, task.asked_by, task.prompt_fields, same=task.same_candidates
+    ):
+        problem(("method", key), what)
     for number, metric in enumerate(recipe.metrics):
         if answer not in metric.answers:
             fit = ", ".join(name for name, kind in discover(Metric).items() if answer in kind.answers)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ftkit.report.results import uncertainty
+
 if TYPE_CHECKING:
     from ftkit.recipe import Recipe
     from ftkit.run import Run
@@ -105,7 +107,7 @@ def _without_ftkit(run: Run) -> list[str]:
     """How to load the model without ftkit; a prompted one is the base model as it is."""
     if not run.recipe.method.trains:
         return [
-            "No weights were trained; the shots are in `model/shots.json`, the template in `recipe.yaml`.",
+            "No weights were trained; the shots are in `model/prompt.json`, the template in `recipe.yaml`.",
             "",
         ]
     note = run.recipe.task.pipeline_note()
@@ -144,7 +146,7 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return []
     rows = [
-        f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} |"
+        f"| {name} | {score['value']:.4f} | {uncertainty(score)} |"
         for name, score in metrics["metrics"].items()
     ]
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,24 @@ def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
         "split": scores.split,
         "rows": scores.rows,
         "precision": precision,
-        "metrics": {name: asdict(score) for name, score in scores.metrics.items()},
+        "metrics": {
+            name: {key: value for key, value in asdict(score).items() if value is not None}
+            for name, score in scores.metrics.items()
+        },
         "details": dict(scores.details),
         **({"signatures": dict(scores.signatures)} if scores.signatures else {}),
     }
+
+
+def uncertainty(score: Mapping[str, float]) -> str:
+    """How sure a score of metrics.json is.
+
+    >>> uncertainty({"value": 0.5, "low": 0.41, "high": 0.6}), uncertainty({"value": 0.5, "deviation": 0.02})
+    ('0.4100 to 0.6000', '± 0.0200')
+    """
+    if "deviation" in score:
+        return f"± {score['deviation']:.4f}"
+    return f"{score['low']:.4f} to {score['high']:.4f}"
 
 
 def write_predictions(
@@ -33,6 +47,7 @@ def write_predictions(
             row = {
                 "text": record.text,
                 **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
+                **({"choices": list(record.choices)} if record.choices else {}),
                 **({"turns": [asdict(turn) for turn in record.turns]} if len(record.turns) > 1 else {}),
                 "target": task.answer_json(record.target, record),
                 "prediction": task.answer_json(prediction.value, record),

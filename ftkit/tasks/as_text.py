@@ -1,7 +1,8 @@
 """Labels and entities as text: what a model that writes is asked, and how its answer is read.
 
 - A label is written as its name; several as their names with a comma and a space between them.
-- Entities are written as `[TYPE] words [TYPE] words`, in the order of the text.
+- Entities are written in the order of the text: by a model that was trained to as `[TYPE] words [TYPE]
+  words`; in prompts as lines `TYPE: words`, or as JSON `[{"type": TYPE, "text": words}, ...]`.
 - Where there is nothing to name, `none` is written.
 """
 
@@ -14,18 +15,16 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ftkit.errors import InputError
+from ftkit.questions import pair_fields
 from ftkit.records import Entities, Prediction, Record, Span, Writing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from ftkit.prompts.template import Template
     from ftkit.training.language_head import Kind
     from ftkit.training.writing import Rendered, WritingHead
 
 NONE = "none"
 _MARK = "\0"
-_PAIR = {"text", "text_pair"}
 _ENTITY = re.compile(r"\[([^\[\]]+)\]([^\[]*)")
 
 
@@ -39,8 +38,10 @@ def default_template(family: str, asked: str, *, paired: bool) -> str:
     return text if family == "encoder_decoder" else f"{text}\n{asked}:"
 
 
-def checked_template(value: str | None) -> str | None:
-    """A template that names the text and nothing that is not there.
+def checked_template(
+    value: str | None, known: Sequence[str] = ("text", "text_pair"), needed: str = "text"
+) -> str | None:
+    """A template that names what it needs and nothing that is not there.
 
     Raises:
         ValueError: It does not.
@@ -50,24 +51,30 @@ def checked_template(value: str | None) -> str | None:
     if value is None:
         return value
     fields = Template(value).fields
-    if unknown := sorted(fields - _PAIR):
-        raise ValueError(f"the template names {unknown[0]!r}; the fields are: text, text_pair")
-    if "text" not in fields:
-        raise ValueError("the template does not name the field text")
+    if unknown := sorted(fields - set(known)):
+        raise ValueError(f"the template names {unknown[0]!r}; the fields are: {', '.join(known)}")
+    if needed not in fields:
+        raise ValueError(f"the template does not name the field {needed}")
     return value
 
 
-def rendered(record: Record, template: str, answer: str | None) -> Rendered:
+def rendered(
+    record: Record, template: str, answer: str | None, fields: Mapping[str, str] | None = None
+) -> Rendered:
     """A record's text by a template, and the answer after it.
+
+    Args:
+        record: The record.
+        template: Jinja.
+        answer: The answer; `None` where it is to be written.
+        fields: What the template can name; by default the text, and the second one of a pair.
 
     Raises:
         InputError: The template fails for this record.
     """
     from ftkit.training.writing import Rendered
 
-    fields = {"text": record.text}
-    if record.text_pair is not None:
-        fields["text_pair"] = record.text_pair
+    fields = pair_fields(record) if fields is None else fields
     made = _template(template)
     try:
         prompt = made.render(fields)
@@ -111,19 +118,31 @@ def writing_head(
         read: What such a text says; one that says nothing that can be read gives a prediction that failed.
         label_smoothing: As for any language model head.
     """
-    from ftkit.training.writing import WritingHead
 
-    def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    def render(record: Record) -> Rendered:
         paired = record.text_pair is not None
         chosen = template or default_template(family, asked, paired=paired)
         if isinstance(record.target, Writing):  # as the head asks where an answer ends
             return rendered(record, chosen, record.target.text)
         return rendered(record, chosen, None if record.target is None else write(record))
 
+    return writing_objective(family, render=render, read=read, label_smoothing=label_smoothing)
+
+
+def writing_objective(
+    family: str,
+    *,
+    render: Callable[[Record], Rendered],
+    read: Callable[[str, Record], Prediction],
+    label_smoothing: float,
+) -> WritingHead:
+    """The objective of a model that writes, from how a record is rendered and an answer is read."""
+    from ftkit.training.writing import WritingHead
+
     return WritingHead(
         kind=cast("Kind", family),
         label_smoothing=label_smoothing,
-        render=render,
+        render=lambda record, tokenizer: render(record),
         read=lambda text, record, known: read(text, record),
     )
 
@@ -175,6 +194,15 @@ def read_labels(text: str, record: Record, labels: Sequence[str]) -> Prediction:
     return Prediction(tuple(name for name in labels if name in found), failed=failed)
 
 
+def first_line(text: str) -> str:
+    """The first line that says something: what comes after a label is no part of it.
+
+    >>> first_line(" blue\\n\\nText: ...")
+    'blue'
+    """
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
 def _label(text: str, labels: Sequence[str]) -> str:
     return next((name for name in labels if _plain(name) == _plain(text)), "")
 
@@ -183,21 +211,35 @@ def _plain(text: str) -> str:
     return " ".join(text.strip().strip(".").replace("_", " ").casefold().split())
 
 
-def written_entities(target: Entities) -> str:
-    """Entities as text."""
-    parts = [
-        f"[{span.label}] {' '.join(target.text[span.start : span.end].split())}" for span in target.spans
+def written_entities(target: Entities, form: str = "inline", names: Mapping[str, str] | None = None) -> str:
+    """Entities as text.
+
+    Args:
+        target: The entities.
+        form: `inline`, `lines` or `json`.
+        names: What is written for each type; by default its name.
+    """
+    pairs = [
+        ((names or {}).get(span.label, span.label), " ".join(target.text[span.start : span.end].split()))
+        for span in target.spans
     ]
-    return " ".join(parts) or NONE
+    if form == "json":
+        listed = [{"type": kind, "text": words} for kind, words in pairs]
+        return json.dumps(listed, ensure_ascii=False)
+    if form == "lines":
+        return "\n".join(f"{kind}: {words}" for kind, words in pairs) or NONE
+    return " ".join(f"[{kind}] {words}" for kind, words in pairs) or NONE
 
 
 def read_entities(
     text: str,
     record: Record,
-    labels: Sequence[str],
+    labels: Mapping[str, str],
     settle: Callable[[Sequence[Span], Record], Entities],
+    form: str = "inline",
 ) -> Prediction:
-    """The entities that a text names, found again in the record's text.
+    """The entities that a text names, found again in the record's text; `labels` holds the type that each
+    written name stands for.
 
     Each is looked for after the one before it, then anywhere that is not taken. One that the text does
     not hold, or of a type that there is not, is left out, and the prediction failed.
@@ -205,17 +247,45 @@ def read_entities(
     if _plain(text) == NONE:
         return Prediction(settle((), record))
     spans: list[Span] = []
-    odd = [] if _ENTITY.match(text.lstrip()) else [text or "(nothing)"]
+    pairs, odd = _PARSERS[form](text)
     last = 0
-    for kind, words in _ENTITY.findall(text):
-        label = _label(kind, labels)
+    for kind, words in pairs:
+        label = _label(kind, list(labels))
         place = _place(words, record.text, last, spans) if label else None
         if place is None:
-            odd.append(f"[{kind}]{words}".strip())
+            odd.append(f"[{kind}] {words.strip()}")
             continue
-        spans.append(Span(*place, label))
+        spans.append(Span(*place, labels[label]))
         last = place[1]
     return Prediction(settle(sorted(spans, key=lambda span: span.start), record), failed="; ".join(odd))
+
+
+def _inline(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Types with their words, and what is neither."""
+    return _ENTITY.findall(text), [] if _ENTITY.match(text.lstrip()) else [text or "(nothing)"]
+
+
+def _lines(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    pairs, odd = [], []
+    for line in filter(str.strip, text.splitlines()):
+        kind, colon, words = line.partition(":")
+        if colon and words.strip():
+            pairs.append((kind, words))
+        elif _plain(line) != NONE:
+            odd.append(line.strip())
+    return pairs, odd if pairs or odd else [text or "(nothing)"]
+
+
+def _json(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The first list in the text; what a model adds to it says nothing."""
+    try:
+        listed, _ = json.JSONDecoder().raw_decode(text[text.index("[") :])
+        return [(str(one["type"]), str(one["text"])) for one in listed], []
+    except (ValueError, KeyError, TypeError):
+        return [], [text or "(nothing)"]
+
+
+_PARSERS = {"inline": _inline, "lines": _lines, "json": _json}
 
 
 def _place(words: str, text: str, start: int, taken: Sequence[Span]) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from ftkit.errors import InputError
 from ftkit.records import Prediction, Record
 
 if TYPE_CHECKING:
+    from ftkit.questions import Questions
     from ftkit.training.heads import Objective
     from ftkit.training.setup import Head
 
@@ -116,6 +117,28 @@ class Task(Component):
         self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
     ) -> Objective:
         """Features in, losses and predictions out, for models of a family with this task's head."""
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        """How a prompt can ask for the answer (`rank`, `generate`, `cloze`), the usual way first."""
+        return ()
+
+    same_candidates: ClassVar[bool] = True
+    """Whether all rows have the same candidates."""
+    prompt_fields: ClassVar[tuple[str, ...]] = ()
+    """What a prompt's template can name."""
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        """The task as questions to a language model.
+
+        Args:
+            labels: The label names.
+            words: What is written for each label, the first in solved examples.
+            entity_format: How entities are written: `lines` or `json`.
+        """
+        raise TypeError(f"{self.type} cannot be asked in a prompt")
 
     @abstractmethod
     def answer_json(self, value: Any, record: Record) -> Any:

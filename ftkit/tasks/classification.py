@@ -16,6 +16,7 @@ from ftkit.records import Prediction, Record, Target
 from ftkit.tasks.as_text import (
     NONE,
     checked_template,
+    first_line,
     read_label,
     read_labels,
     text_refusal,
@@ -26,10 +27,12 @@ from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of, whole
 
 if TYPE_CHECKING:
+    from ftkit.questions import Questions
     from ftkit.training.heads import Objective
     from ftkit.training.setup import Head
 
 _MOST_LABELS_SHOWN = 12
+_PROMPT = "{{ text }}\n{% if text_pair is defined %}{{ text_pair }}\n{% endif %}"
 
 
 class Classification(Task):
@@ -182,6 +185,36 @@ class Classification(Task):
             write=lambda record: ", ".join(_names(record.target)) or NONE,
             read=lambda text, record: read(text, record, labels),
             label_smoothing=label_smoothing,
+        )
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        return ("generate",) if self.multi_label else ("rank", "generate", "cloze")
+
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair", "labels")
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        from ftkit.questions import Candidate, Questions, pair_fields
+
+        meant = {word: label for label in labels for word in words[label]}
+        candidates = [Candidate(label, word) for word, label in meant.items()]
+
+        def read(text: str, record: Record) -> Prediction:
+            found = (read_labels if self.multi_label else read_label)(text, record, list(meant))
+            named = dict.fromkeys(meant[word] for word in _names(found.value) if word)
+            if self.multi_label:
+                return replace(found, value=tuple(label for label in labels if label in named))
+            return replace(found, value=next(iter(named), ""))
+
+        return Questions(
+            template=_PROMPT + ("Labels:" if self.multi_label else "Label:"),
+            fields=pair_fields,
+            shared={"labels": ", ".join(words[label][0] for label in labels)},
+            write=lambda record: ", ".join(words[name][0] for name in _names(record.target)) or NONE,
+            read=lambda text, record: read(first_line(text), record),
+            candidates=None if self.multi_label else lambda record: candidates,
         )
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:

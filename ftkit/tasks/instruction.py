@@ -17,6 +17,7 @@ from ftkit.tasks.writing import WritingTask, right_texts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ftkit.questions import Questions
     from ftkit.training.writing import Rendered
 
 # The names of roles in `messages` and in ShareGPT's `conversations`.
@@ -111,6 +112,19 @@ class Instruction(WritingTask):
 
     def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
         return [{"instruction": text} for text in texts]
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text",)
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        from ftkit.questions import writing_questions
+
+        return writing_questions("{{ text }}", lambda record: {"text": record.text})
 
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
         from ftkit.prompts.chat import conversation

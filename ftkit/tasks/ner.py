@@ -39,6 +39,7 @@ from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
 
 if TYPE_CHECKING:
+    from ftkit.questions import Questions
     from ftkit.training.heads import Objective
     from ftkit.training.setup import Head
 
@@ -356,7 +357,9 @@ class Ner(Task):
                 template=self.template,
                 asked="Entities",
                 write=lambda record: written_entities(cast("Entities", record.target)),
-                read=lambda text, record: read_entities(text, record, labels, _entities_of),
+                read=lambda text, record: read_entities(
+                    text, record, {name: name for name in labels}, _entities_of
+                ),
                 label_smoothing=label_smoothing,
             )
         from ftkit.training.token_head import TokenHead
@@ -366,6 +369,27 @@ class Ner(Task):
             stride=self.stride,
             constrained=self.constrained,
             label_smoothing=label_smoothing,
+        )
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text", "labels")
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        from ftkit.questions import Questions, pair_fields
+
+        meant = {word: label for label in labels for word in words[label]}
+        names = {label: words[label][0] for label in labels}
+        return Questions(
+            template="Text: {{ text }}\nEntities:",
+            fields=pair_fields,
+            shared={"labels": ", ".join(names.values())},
+            write=lambda record: written_entities(cast("Entities", record.target), entity_format, names),
+            read=lambda text, record: read_entities(text, record, meant, _entities_of, entity_format),
         )
 
     # Results ----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -17,6 +17,7 @@ from ftkit.tasks.writing import WritingTask, right_texts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ftkit.questions import Questions
     from ftkit.training.writing import Rendered
 
 _TEMPLATES = {"encoder_decoder": "{{ text }}", "decoder": "Input: {{ text }}\nOutput:"}
@@ -62,6 +63,20 @@ class Text2Text(WritingTask):
             target=right_texts(values.get("target"), "target", where),
             where=where,
         )
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        from ftkit.questions import pair_fields, writing_questions
+
+        template = "Input: {{ text }}\n{% if text_pair is defined %}{{ text_pair }}\n{% endif %}Output:"
+        return writing_questions(self.template or template, pair_fields)
 
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
         template = self.template or (_TEMPLATES if record.text_pair is None else _PAIRED)[family]

@@ -314,6 +314,10 @@ class TrainedEstimator:
             predictions = self._written(self.objective, records, predictions)
         return predictions, sum(part[0] for part in parts) / count if count else 0.0
 
+    def variants(self) -> dict[str, Callable[[Sequence[Record]], list[Prediction]]]:
+        """None: what was trained predicts in one way."""
+        return {}
+
     def prompts(self, records: Sequence[Record]) -> list[list[int]]:
         """Token ids of what the model reads before it writes the answer to each record."""
         assert isinstance(self.objective, WritingHead)

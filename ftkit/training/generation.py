@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from ftkit.training.precision import autocast
+from ftkit.training.precision import autocast, lowered
 from ftkit.training.processes import processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LOW = {"bf16": torch.bfloat16}
+_FEWEST_SHARED = 16
+"""The shortest common beginning of prompts that is worth computing apart."""
+Allowed = Callable[[int, Sequence[int]], list[int]]
+"""The tokens that may follow, by the number of the prompt and what has been written after it."""
 
 
 class Writer:
@@ -29,6 +33,8 @@ class Writer:
         settings: By the names of transformers' `GenerationConfig`.
         stop: Tokens after which nothing more is written.
         precision: `fp32`, `bf16` or `fp16`.
+        until: Texts after which nothing more is written; they are left out.
+        copied: Whether the model is left as it is; else its weights are held in the precision from here on.
     """
 
     def __init__(
@@ -39,32 +45,43 @@ class Writer:
         settings: Mapping[str, Any],
         stop: Sequence[int] | None,
         precision: str,
+        until: Sequence[str] = (),
+        copied: bool = True,
     ) -> None:
         from transformers import GenerationConfig
 
         self.device = processes().device
         self.precision = precision
         # Step by step, casting all weights for each token would cost more than the arithmetic.
-        low = _LOW.get(precision)
-        self.model: Any = copy.deepcopy(model).to(low) if low else model
+        self.low = precision == "bf16"
+        whole = copy.deepcopy(model) if self.low and copied else model
+        self.model: Any = lowered(whole, precision) if self.low else whole
         self.model.to(self.device).eval()
         self.tokenizer = tokenizer
+        self.until = tuple(until)
         pad = tokenizer.pad_token_id
         self.config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
 
-    def write(self, prompts: Sequence[list[int]], batch: int) -> list[str]:
+    def write(
+        self, prompts: Sequence[list[int]], batch: int, allowed: Allowed | None = None, share: bool = False
+    ) -> list[str]:
         """What follows each prompt, in order; every process writes its share and gets all.
 
         Args:
             prompts: Token ids.
             batch: How many are written side by side.
+            allowed: Says which tokens may follow; by default all.
+            share: Whether what all prompts begin with is computed once.
         """
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
         batches = [order[start : start + batch] for start in range(0, len(order), batch)]
         state = processes()
+        prefix = self._prefix(prompts) if share else None
         mine: list[tuple[int, str]] = []
         for numbers in batches[state.process_index :: state.num_processes]:
-            mine += zip(numbers, self._batch([prompts[number] for number in numbers]), strict=True)
+            chosen = None if allowed is None else partial(_of_batch, allowed, numbers)
+            texts = self._batch([prompts[number] for number in numbers], allowed=chosen, prefix=prefix)
+            mine += zip(numbers, texts, strict=True)
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         return [text for _, text in sorted(everyone)]
 
@@ -90,25 +107,103 @@ class Writer:
         streamer = Shown(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         return self._batch([prompt], streamer)[0]
 
-    def _batch(self, prompts: Sequence[list[int]], streamer: Any = None) -> list[str]:
-        width = max(map(len, prompts))
+    def _batch(
+        self,
+        prompts: Sequence[list[int]],
+        streamer: Any = None,
+        allowed: Allowed | None = None,
+        prefix: Any = None,
+    ) -> list[str]:
+        shared = prefix.get_seq_length() if prefix else 0
+        rests = [prompt[shared:] for prompt in prompts]
+        width = max(map(len, rests))
         pad = self.tokenizer.pad_token_id
         apart = self.model.config.is_encoder_decoder
         # A decoder's prompt must end where its continuation begins; an encoder counts from the left.
-        padded = [_padded(prompt, pad, width, right=apart) for prompt in prompts]
-        known = [_padded([1] * len(prompt), 0, width, right=apart) for prompt in prompts]
+        padded = [prompts[0][:shared] + _padded(rest, pad, width, right=apart) for rest in rests]
+        known = [[1] * shared + _padded([1] * len(rest), 0, width, right=apart) for rest in rests]
         ids, mask = torch.tensor(padded, device=self.device), torch.tensor(known, device=self.device)
-        casting = nullcontext() if self.precision in _LOW else autocast(self.device, self.precision)
+        start = 1 if apart else shared + width
+        options: dict[str, Any] = {"past_key_values": _repeated(prefix, len(prompts))} if prefix else {}
+        if allowed is not None:
+            options["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(row, ids[start:].tolist())
+        if self.until:
+            options["stopping_criteria"] = [self._ended(start)]
+        casting = nullcontext() if self.low else autocast(self.device, self.precision)
         with torch.inference_mode(), casting:
             written = self.model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=self.config, streamer=streamer
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=self.config,
+                streamer=streamer,
+                **options,
             )
-        if not apart:
-            written = written[:, width:]
-        texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        texts: list[str] = self.tokenizer.batch_decode(written[:, start:], skip_special_tokens=True)
+        return [self._until(text).strip() for text in texts]
+
+    def _until(self, text: str) -> str:
+        places = [place for end in self.until if (place := text.find(end)) >= 0]
+        return text[: min(places, default=len(text))]
+
+    def _ended(self, start: int) -> Any:
+        """Tells for each row whether one of the texts that end it has been written."""
+        from transformers import StoppingCriteria
+
+        until, tokenizer, longest = self.until, self.tokenizer, max(map(len, self.until)) + 1
+
+        class Ended(StoppingCriteria):
+            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+                last = input_ids[:, max(start, input_ids.shape[1] - longest) :]
+                texts = tokenizer.batch_decode(last)
+                ended = [any(end in text for end in until) for text in texts]
+                return torch.tensor(ended, device=input_ids.device)
+
+        return Ended()
+
+    def _prefix(self, prompts: Sequence[list[int]]) -> Any:
+        """Keys and values of what all prompts begin with; `None` where that does not pay or is not exact."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        config = self.model.config.get_text_config()
+        shared = min(common(prompts), min(map(len, prompts)) - 1)
+        window = getattr(config, "sliding_window", None)
+        if self.model.config.is_encoder_decoder or window or len(prompts) < 2 or shared < _FEWEST_SHARED:
+            return None
+        casting = nullcontext() if self.low else autocast(self.device, self.precision)
+        with torch.inference_mode(), casting:
+            made = self.model(
+                input_ids=torch.tensor([prompts[0][:shared]], device=self.device),
+                past_key_values=DynamicCache(),
+                use_cache=True,
+                logits_to_keep=1,
+            )["past_key_values"]
+        return made if all(type(layer) is DynamicLayer for layer in made.layers) else None
+
+
+def _repeated(prefix: Any, rows: int) -> Any:
+    cache = copy.deepcopy(prefix)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def _of_batch(allowed: Allowed, numbers: Sequence[int], row: int, written: Sequence[int]) -> list[int]:
+    return allowed(numbers[row], written)
 
 
 def _padded(row: list[int], pad: int, width: int, *, right: bool) -> list[int]:
     filled = [pad] * (width - len(row))
     return row + filled if right else filled + row
+
+
+def common(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with: as many as the first and the last in order share.
+
+    >>> common([[1, 2, 3], [1, 2, 4, 5], [1, 2]])
+    2
+    """
+    first, last = min(rows), max(rows)
+    for place, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(last))

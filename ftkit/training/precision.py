@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(asked: str) -> str:
@@ -22,4 +27,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     """Matrix products in the given precision, weights as they are."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+    return torch.autocast(device.type, _TYPES[precision])
+
+
+def lowered(model: M, precision: str) -> M:
+    """The model with its weights held in the given precision, for work that trains nothing.
+
+    Buffers stay as they are: in bf16, the frequencies of rotary embeddings would put tokens in wrong places.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(_TYPES[precision])
+    return model

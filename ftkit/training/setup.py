@@ -12,6 +12,7 @@ from ftkit.records import Prediction, Record
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from ftkit.questions import Questions
     from ftkit.training.heads import Objective
 
 
@@ -65,6 +66,11 @@ class Setup:
         objective: Makes the objective from the training records, for a model with that configuration.
         generation: How texts are written, by the names of transformers' `GenerationConfig`.
         write_in_validation: Whether validation during training needs written texts.
+        task: The type of the task.
+        asked_by: How a prompt can ask for its answer, the usual way first.
+        questions: What the task asks in prompts; takes what is written for each label, and the format of
+            entities.
+        load_encoder: Loads an encoder that gives embeddings, by its Hub id, folder or package.
         arguments: The recipe's `training` block, without what it leaves out.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         micro_batch: Whether a batch may be computed in parts of similar length.
@@ -88,6 +94,10 @@ class Setup:
     max_length: int | None
     generation: Mapping[str, Any] = field(default_factory=dict)
     write_in_validation: bool = True
+    task: str = ""
+    asked_by: tuple[str, ...] = ()
+    questions: Callable[[Mapping[str, Sequence[str]], str], Questions] | None = None
+    load_encoder: Callable[[str], Loaded] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,3 +147,6 @@ class Estimator(Protocol):
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a record, in order."""
+
+    def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
+        """Other ways in which the same estimator can predict, by name, where all are to be scored."""

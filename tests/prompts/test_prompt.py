@@ -58,9 +58,9 @@ def test_scores_are_those_of_plain_transformers(
     prompted["model"] = {"name_or_path": str(folder)}
     prompted["method"] |= {"num_fewshot": num_fewshot}
     run = ftkit.evaluate(prompted).run
-    shots = json.loads((run.folder / "model/shots.json").read_text())
+    shots = json.loads((run.folder / "model/prompt.json").read_text())[0]["shots"]
     assert len(shots) == num_fewshot
-    before = "".join(f"Text: {shot['text']}\nColour: {shot['answer']}\n\n" for shot in shots)
+    before = "".join(f"Text: {shot['fields']['text']}\nColour: {shot['answer']}\n\n" for shot in shots)
     for row in rows(run)[:5]:
         values = plain_scores(folder, f"{before}Text: {row['text']}\nColour:", [f" {n}" for n in LABELS])
         expected = torch.tensor(values, dtype=torch.float64).softmax(dim=0).tolist()
@@ -100,9 +100,9 @@ def test_the_command_line(prompted: dict[str, Any], tmp_path: Path, ftkit: Calla
 WRONG = {
     "unknown field": (
         {"template": "{{ txet }}"},
-        "the template names 'txet'; the fields are: text, text_pair",
+        "names 'txet'; the fields are: text, text_pair, labels",
     ),
-    "no field": ({"template": "Colour:"}, "the template names no field"),
+    "no field": ({"template": "Colour:"}, "names no field of a row"),
     "attribute": ({"template": "{{ text.__class__ }}"}, "holds an attribute (line 1), which is refused"),
     "call": ({"template": "{{ range(9) }}"}, "holds a call"),
     "loop": ({"template": "{% for a in text %}{{ a }}{% endfor %}"}, "holds a loop"),
@@ -132,8 +132,8 @@ def test_models_and_tasks_that_cannot_be_prompted(
     bert = prompted | {"model": {"name_or_path": str(tiny("bert"))}}
     with pytest.raises(FtkitError, match="method prompt does not work with models of the family encoder"):
         ftkit.evaluate(bert)
-    with pytest.raises(FtkitError, match="method prompt gives a label, the task predicts entities"):
-        ftkit.evaluate(prompted | {"task": "ner"})
+    with pytest.raises(FtkitError, match="the task regression cannot be asked in a prompt"):
+        ftkit.evaluate(prompted | {"task": "regression"})
     headless = prompted | {"model": {"name_or_path": str(tiny("llama"))}}
     with pytest.raises(FtkitError, match="the checkpoint has no language model head"):
         ftkit.evaluate(headless)
@@ -152,12 +152,12 @@ RECORDS = [Record(f"row {number}", target="ab"[number % 3 == 0], where=str(numbe
 
 
 def test_shots() -> None:
-    assert choose_shots(RECORDS, 2, how="fixed", seed=1) == RECORDS[:2]
+    assert [record for record, _ in choose_shots(RECORDS, 2, how="fixed", seed=1)] == RECORDS[:2]
     for how in ("random", "balanced"):
         assert choose_shots(RECORDS, 4, how=how, seed=1) == choose_shots(RECORDS, 4, how=how, seed=1)
         assert choose_shots(RECORDS, 4, how=how, seed=1) != choose_shots(RECORDS, 4, how=how, seed=2)
     balanced = choose_shots(RECORDS, 6, how="balanced", seed=3)
-    assert sorted(str(record.target) for record in balanced) == ["a"] * 3 + ["b"] * 3
+    assert sorted(str(record.target) for record, _ in balanced) == ["a"] * 3 + ["b"] * 3
 
 
 def test_a_row_is_never_its_own_example(prompted: dict[str, Any], colours: Path, tmp_path: Path) -> None:

@@ -1,0 +1,290 @@
+"""Ranking with a decoder: what prompts begin with is computed once, their answers side by side.
+
+The answers to a prompt form a tree that hangs on the prompt's end. The tree is one sequence for the
+model, in which a token sees the prompt and the tokens on its own branch, at the position that it would
+have alone (tree attention; Miao et al., 2024). So a prompt is computed once for all its answers, and what
+several prompts begin with once for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ftkit.errors import InputError
+from ftkit.prompts.prompting import Prompt
+from ftkit.prompts.ranking import Joint, Ranked, Ranker, in_batches
+from ftkit.training.generation import common
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("ftkit")
+
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.1}
+_FEWEST_SHARED = 8
+_LOGITS = 2**26
+"""The most logits that a batch may have at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt with its answers.
+
+    Attributes:
+        ids: All token ids, for each answer.
+        start: Position of the answers' first token.
+        trunk: How many tokens stand before the tree: those of the prompt that all answers share.
+    """
+
+    ids: list[list[int]]
+    start: int
+    trunk: int
+
+    def tree(self) -> Tree:
+        """What the answers add to the trunk."""
+        return _tree(tuple(tuple(ids[self.trunk :]) for ids in self.ids), self.start - self.trunk)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What answers add to a common beginning; the last token of an answer only needs to be asked for.
+
+    Attributes:
+        ids: Token of each node.
+        depths: How many nodes stand before it on its branch.
+        sees: Which nodes each node sees, shape (nodes, nodes).
+        asked: For each token of each answer: its answer, its id, and the node before it (0 is the end of
+            the common beginning, 1 the first node), shape (tokens, 3).
+    """
+
+    ids: tuple[int, ...]
+    depths: tuple[int, ...]
+    sees: Tensor
+    asked: Tensor
+
+
+class CausalRanker(Ranker[Asked]):
+    """Scores answers with a causal language model.
+
+    The first prompt is also computed plainly; where the two disagree (attention that is not by position
+    alone, a state instead of a cache), the plain way is used throughout, and that is said.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        self._joint = Joint(tokenizer)
+        self._pad = tokenizer.pad_token_id or 0
+        self._shares: bool | None = None
+        config = model.config.get_text_config()
+        slides = getattr(config, "use_sliding_window", True)
+        self._window = (getattr(config, "sliding_window", None) if slides else None) or float("inf")
+
+    def row(self, prompt: Prompt, answers: Sequence[str]) -> Asked:
+        start, ids = self._joint(prompt.text, [prompt.lead + one for one in answers], special=prompt.special)
+        for answer, tokens in zip(answers, ids, strict=True):
+            if len(tokens) <= start:
+                raise InputError(f"the answer {answer!r} has no token of its own after the prompt")
+        if start == 0:  # a model says nothing of the first token of a text
+            begin = self.tokenizer.bos_token_id
+            begin = self.tokenizer.eos_token_id if begin is None else begin
+            start, ids = 1, [[int(begin or 0), *tokens] for tokens in ids]
+        return Asked(ids, start, min(common(ids), start))
+
+    def longest(self, row: Asked) -> int:
+        return max(map(len, row.ids))
+
+    def scores(self, rows: Sequence[Asked], keys: Sequence[Hashable]) -> list[list[Ranked]]:
+        within = (row for row in rows if self.longest(row) <= self._window)
+        if self._shares is None and (first := next(within, None)):
+            self._shares = self._agrees(first)
+        groups = defaultdict(list)
+        for place, (row, key) in enumerate(zip(rows, keys, strict=True)):
+            groups[key if self._shared_is_exact(row) else None].append(place)
+        found: dict[int, list[Ranked]] = {}
+        for key, places in groups.items():
+            chosen = [rows[place] for place in places]
+            values = self._plainly(chosen) if key is None else self._by_trees(chosen)
+            found.update(zip(places, values, strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def _shared_is_exact(self, row: Asked) -> bool:
+        return bool(self._shares) and self.longest(row) <= self._window
+
+    def _agrees(self, row: Asked) -> bool:
+        """Whether the quick way gives what the plain way gives, for the first and the last answer."""
+        ends = [row.ids[0], row.ids[-1]]
+        looked = Asked(ends, row.start, min(common(ends), row.start))
+        try:
+            quick = self._by_trees([looked], share=looked.trunk // 2)
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+            quick = None  # its forward takes no such mask
+        plain = self._plainly([looked])
+        tolerance = _TOLERANCE[self.precision]
+        if quick and all(
+            abs(a.likelihood - b.likelihood) <= tolerance for a, b in zip(quick[0], plain[0], strict=True)
+        ):
+            return True
+        log.warning("  note: this model's attention cannot be shared exactly; prompts are computed whole")
+        return False
+
+    # Together ---------------------------------------------------------------------------
+
+    def _by_trees(self, rows: Sequence[Asked], share: int | None = None) -> list[list[Ranked]]:
+        """Scores with the common beginning of all rows computed once."""
+        if share is None:
+            share = common([row.ids[0][: row.trunk - 1] for row in rows]) if len(rows) > 1 else 0
+            share = share if share >= _FEWEST_SHARED else 0
+        prefix = self._prefix(rows[0].ids[0][:share]) if share else None
+        trees = [row.tree() for row in rows]
+        lengths = [row.trunk - share + len(tree.ids) for row, tree in zip(rows, trees, strict=True)]
+        nodes = max(len(tree.ids) for tree in trees) + 1
+        most = max(1, _LOGITS // (nodes * self.model.config.get_text_config().vocab_size))
+        found: dict[int, list[Ranked]] = {}
+        for batch in in_batches(lengths):
+            for start in range(0, len(batch), most):
+                part = batch[start : start + most]
+                values = self._batch([rows[n] for n in part], [trees[n] for n in part], share, prefix)
+                found.update(zip(part, values, strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def _prefix(self, ids: Sequence[int]) -> Cache:
+        """Keys and values of tokens that many rows begin with."""
+        with torch.inference_mode():
+            return self.model(
+                input_ids=torch.tensor([list(ids)], device=self.device),
+                past_key_values=DynamicCache(),
+                use_cache=True,
+                logits_to_keep=1,
+            )["past_key_values"]
+
+    def _batch(
+        self, rows: Sequence[Asked], trees: Sequence[Tree], share: int, prefix: Cache | None
+    ) -> list[list[Ranked]]:
+        """Scores of rows whose trunks end in the same column, where their trees begin."""
+        trunk = max(row.trunk for row in rows) - share
+        width = trunk + max(len(tree.ids) for tree in trees)
+        ids = torch.full((len(rows), width), self._pad)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        sees = torch.zeros((len(rows), width, share + width), dtype=torch.bool)
+        sees[:, :, share:] = torch.eye(width, dtype=torch.bool)  # a row that sees nothing would be no number
+        below = torch.ones((trunk, trunk), dtype=torch.bool).tril()
+        for place, (row, tree) in enumerate(zip(rows, trees, strict=True)):
+            first, end = trunk - (row.trunk - share), trunk + len(tree.ids)
+            ids[place, first:end] = torch.tensor([*row.ids[0][share : row.trunk], *tree.ids])
+            depths = [row.trunk + depth for depth in tree.depths]
+            positions[place, first:end] = torch.tensor([*range(share, row.trunk), *depths])
+            sees[place, first:end, :share] = True
+            sees[place, first:trunk, share + first : share + trunk] = below[first:, first:]
+            sees[place, trunk:end, share + first : share + trunk] = True
+            sees[place, trunk:end, share + trunk : share + end] = tree.sees
+        cache = {"past_key_values": _spread(prefix), "use_cache": True} if prefix else {"use_cache": False}
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=ids.to(self.device),
+                position_ids=positions.to(self.device),
+                attention_mask=self._additive(sees),
+                logits_to_keep=width - trunk + 1,
+                **cache,
+            )["logits"]
+        return [
+            _read(logits[place], tree.asked, len(row.ids))
+            for place, (row, tree) in enumerate(zip(rows, trees, strict=True))
+        ]
+
+    def _additive(self, sees: Tensor) -> Tensor:
+        """The mask as numbers to add to attention scores, which every implementation takes."""
+        kind = next(self.model.parameters()).dtype
+        mask = torch.zeros(sees.shape, dtype=kind).masked_fill_(~sees, torch.finfo(kind).min)
+        return mask[:, None].to(self.device)
+
+    # Plainly ----------------------------------------------------------------------------
+
+    def _plainly(self, rows: Sequence[Asked]) -> list[list[Ranked]]:
+        """Scores of each prompt with each answer as a text of its own."""
+        texts = [(ids, row.start) for row in rows for ids in row.ids]
+        found: dict[int, Ranked] = {}
+        for batch in in_batches([len(ids) for ids, _ in texts]):
+            ids = self.tensor([texts[n][0] for n in batch], self._pad)
+            mask = self.tensor([[1] * len(texts[n][0]) for n in batch], 0)
+            kept = ids.shape[1] - min(texts[n][1] for n in batch) + 1
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept)
+            before = ids.shape[1] - kept
+            for place, number in enumerate(batch):
+                tokens, start = texts[number]
+                asked = [(0, token, at - 1 - before) for at, token in enumerate(tokens) if at >= start]
+                (found[number],) = _read(logits["logits"][place], torch.tensor(asked), 1)
+        values = iter(found[number] for number in range(len(texts)))
+        return [[next(values) for _ in row.ids] for row in rows]
+
+
+@lru_cache(maxsize=256)
+def _tree(tails: tuple[tuple[int, ...], ...], start: int) -> Tree:
+    """The tree of what answers add; their first `start` tokens are still the prompt's."""
+    nodes: dict[tuple[int, ...], int] = {}
+    ids: list[int] = []
+    sees: list[list[int]] = []
+    asked: list[tuple[int, int, int]] = []
+    for answer, tail in enumerate(tails):
+        for place, token in enumerate(tail):
+            before = nodes.get(tail[:place], -1)
+            if place >= start:
+                asked.append((answer, token, before + 1))
+            if place < len(tail) - 1 and tail[: place + 1] not in nodes:
+                nodes[tail[: place + 1]] = len(ids)
+                sees.append([*(sees[before] if before >= 0 else []), len(ids)])
+                ids.append(token)
+    matrix = torch.zeros((len(ids), len(ids)), dtype=torch.bool)
+    for node, seen in enumerate(sees):
+        matrix[node, seen] = True
+    return Tree(tuple(ids), tuple(len(seen) - 1 for seen in sees), matrix, torch.tensor(asked))
+
+
+def _read(logits: Tensor, asked: Tensor, answers: int) -> list[Ranked]:
+    """Sums of log-probabilities over each answer's tokens, from logits of shape (positions, vocabulary)."""
+    asked = asked.to(logits.device)
+    owners, tokens, places = asked.unbind(dim=1)
+    logits = logits.float()
+    each = logits[places, tokens] - logits.logsumexp(dim=1)[places]
+    sums = torch.zeros(answers, device=logits.device).index_add_(0, owners, each)
+    counts = torch.bincount(owners, minlength=answers)
+    return [Ranked(value, count) for value, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+
+
+class _SharedLayer(DynamicLayer):
+    """Keys and values of one beginning for all rows of a batch; what is added to it is not kept."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.keys, self.values = layer.keys, layer.values
+        self.dtype, self.device = layer.dtype, layer.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        rows = key_states.shape[0]
+        assert self.keys is not None
+        assert self.values is not None
+        keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
+        return keys, torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
+
+
+def _spread(prefix: Cache) -> Cache:
+    """A cache of a beginning that any number of rows can share.
+
+    Raises:
+        ValueError: A layer keeps something else than keys and values of all tokens.
+    """
+    if any(type(layer) is not DynamicLayer for layer in prefix.layers):
+        raise ValueError("no plain cache")
+    return Cache(layers=[_SharedLayer(layer) for layer in prefix.layers])

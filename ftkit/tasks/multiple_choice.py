@@ -1,0 +1,229 @@
+"""Multiple choice: the right one of the answers that a question comes with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from ftkit.errors import InputError
+from ftkit.records import Prediction, Record, Writing
+from ftkit.tasks.as_text import (
+    checked_template,
+    first_line,
+    generation_lines,
+    read_label,
+    rendered,
+    text_refusal,
+    writing_objective,
+)
+from ftkit.tasks.base import Field, Task
+from ftkit.tasks.reading import text_of
+
+if TYPE_CHECKING:
+    from ftkit.questions import Questions
+    from ftkit.training.heads import Objective
+    from ftkit.training.setup import Head
+    from ftkit.training.writing import Rendered
+
+_FIELDS = ("question", "context", "choices")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CONTEXT = "{% if context is defined %}{{ context }}\n{% endif %}"
+_TEMPLATES = {
+    "text": _CONTEXT + "Question: {{ question }}\nAnswer:",
+    "letter": _CONTEXT + "Question: {{ question }}\n{{ choices }}\nAnswer:",
+}
+_TRAINED = _CONTEXT + "Question: {{ question }}\n{{ choices }}\nAnswer:"
+
+
+class MultipleChoice(Task):
+    """Choose the right one of the answers that a question comes with.
+
+    The choices of a row are a list of texts, or an object with `text` and `label` lists (as ARC has
+    them); the answer is a choice's text, its label, its letter, or its number counted from 0.
+    """
+
+    type: Literal["multiple_choice"] = "multiple_choice"
+    written_as: Literal["text", "letter"] = "text"
+    """Whether a choice is written out or named by its letter; a letter needs the template to show
+    `choices`."""
+    template: str | None = None
+    """Jinja that makes what a trained model reads from `question`, `context` and `choices` (a line each,
+    with letters); a prompt's stands under `method`."""
+
+    families: ClassVar[tuple[str, ...] | None] = ("decoder", "encoder_decoder")
+    fields: ClassVar[Mapping[str, Field]] = {
+        "question": Field(("question", "question_stem", "query", "text")),
+        "context": Field(("context", "passage", "article"), required=False),
+        "choices": Field(("choices", "options", "endings")),
+        "answer": Field(("answer", "answerKey", "label", "answer_index", "correct_answer")),
+    }
+    answer_fields: ClassVar[tuple[str, ...]] = ("answer",)
+    same_candidates: ClassVar[bool] = False
+    prompt_fields: ClassVar[tuple[str, ...]] = _FIELDS
+    pipeline: ClassVar[str | None] = None
+
+    @field_validator("template")
+    @classmethod
+    def _is_template(cls, value: str | None) -> str | None:
+        return checked_template(value, _FIELDS, "question")
+
+    @property
+    def writes(self) -> bool:
+        return True
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        return ("rank", "generate")
+
+    @property
+    def answer(self) -> str:
+        return "choice"
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["accuracy"]
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        return text_refusal(family)
+
+    # Rows -------------------------------------------------------------------------------
+
+    def read(self, values: Mapping[str, Any], where: str) -> Record:
+        choices, labels = _choices(values.get("choices"), where)
+        context = values.get("context")
+        return Record(
+            text=text_of(values.get("question"), "question", where),
+            text_pair=text_of(context, "context", where) if context not in (None, "") else None,
+            target=_chosen(values.get("answer"), choices, labels, where),
+            where=where,
+            choices=choices,
+        )
+
+    def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
+        raise InputError(
+            "a question of multiple choice needs its choices", where="--text",
+            hint='give rows, such as {"question": "...", "choices": ["...", "..."]}, in a file or by -',
+        )  # fmt: skip
+
+    @property
+    def takes_pairs(self) -> bool:
+        return False
+
+    # Asking -----------------------------------------------------------------------------
+
+    def questions(
+        self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
+    ) -> Questions:
+        from ftkit.questions import Candidate, Questions
+
+        return Questions(
+            template=_TEMPLATES[self.written_as],
+            fields=_fields,
+            shared={},
+            write=self._written,
+            read=self._read,
+            candidates=lambda record: [
+                Candidate(choice, self._as_written(choice, record)) for choice in record.choices
+            ],
+            same=False,
+        )
+
+    def _as_written(self, choice: str, record: Record) -> str:
+        return choice if self.written_as == "text" else _LETTERS[record.choices.index(choice)]
+
+    def _written(self, record: Record) -> str:
+        return self._as_written(str(record.target), record)
+
+    def _read(self, text: str, record: Record) -> Prediction:
+        """The choice that a text names, by its letter or as it is written."""
+        line = first_line(text)
+        found = read_label(line, record, record.choices)
+        letter = line.strip(" ().:")[:1].upper()
+        alone = len(line.strip(" ().:")) == 1 or line[1:2] in (".", ")", ":")
+        if found.failed and alone and letter in _LETTERS[: len(record.choices)]:
+            return Prediction(record.choices[_LETTERS.index(letter)])
+        return found
+
+    # Training ---------------------------------------------------------------------------
+
+    def head(self, labels: Sequence[str]) -> Head:
+        from ftkit.training.setup import Head
+
+        return Head(None, {})
+
+    def objective(
+        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+    ) -> Objective:
+        def render(record: Record) -> Rendered:
+            if isinstance(record.target, Writing):  # as the head asks where an answer ends
+                return rendered(record, _TRAINED, record.target.text, {"question": "?", "choices": "?"})
+            answer = None if record.target is None else self._written(record)
+            return rendered(record, self.template or _TRAINED, answer, _fields(record))
+
+        return writing_objective(family, render=render, read=self._read, label_smoothing=label_smoothing)
+
+    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+        asked = "Question: ...\\nA. ...\\nB. ...\\nAnswer:"
+        return generation_lines(family, f'tokenizer("{asked}", return_tensors="pt")', generation)
+
+    # Results ----------------------------------------------------------------------------
+
+    def answer_json(self, value: Any, record: Record) -> Any:
+        return value
+
+    def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
+        scores = {name: round(score, 6) for name, score in prediction.scores.items()}
+        failed = {"unreadable": prediction.failed} if prediction.failed else {}
+        return {"answer": prediction.value or None, **({"scores": scores} if scores else {}), **failed}
+
+    def prediction_text(self, prediction: Prediction, record: Record) -> str:
+        return f"{record.text}\n  {prediction.value or '(none)'}"
+
+
+def _fields(record: Record) -> dict[str, str]:
+    shown = "\n".join(f"{letter}. {choice}" for letter, choice in zip(_LETTERS, record.choices, strict=False))
+    context = {} if record.text_pair is None else {"context": record.text_pair}
+    return {"question": record.text, **context, "choices": shown}
+
+
+def _choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The choices of a row, and what the data calls them.
+
+    Raises:
+        InputError: There are fewer than two, two are the same, or one is no text.
+    """
+    labels: tuple[str, ...] = ()
+    if isinstance(value, Mapping):
+        labels = tuple(map(str, value.get("label") or ()))
+        value = value.get("text")
+    if not isinstance(value, (list, tuple)) or not 2 <= len(value) <= len(_LETTERS):
+        raise InputError(
+            f"the choices are {value!r:.80}, not a list of 2 to {len(_LETTERS)} texts", where=where
+        )
+    choices = tuple(text_of(one, "choice", where).strip() for one in value)
+    if twice := [choice for choice in choices if choices.count(choice) > 1]:
+        raise InputError(f"two choices are {twice[0]!r:.80}", where=where, hint="remove one of them")
+    return choices, labels if len(labels) == len(choices) else ()
+
+
+def _chosen(value: Any, choices: Sequence[str], labels: Sequence[str], where: str) -> str | None:
+    """The text of the right choice; `None` where the data holds none.
+
+    Raises:
+        InputError: It is none of the choices.
+    """
+    if value is None or value == "":
+        return None
+    written = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    letters = _LETTERS[: len(choices)]
+    for names in (labels, choices, letters, [str(number) for number in range(len(choices))]):
+        if written in names:
+            return choices[list(names).index(written)]
+    raise InputError(
+        f"the answer {written!r:.80} is none of the {len(choices)} choices",
+        where=where,
+        hint="write the choice itself, its label, its letter, or its number counted from 0",
+    )
