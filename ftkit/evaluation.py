@@ -39,6 +39,7 @@ def evaluate(
     split: str | None = None,
     limit: int | None = None,
     all_prompts: bool = False,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Score a run with the recipe's metrics; the same as `ftkit eval`.
 
@@ -49,6 +50,7 @@ def evaluate(
         overrides: `key.path=value` strings, such as `data.test_file=new.csv`.
         split: `train`, `validation` or `test`; by default test, else validation.
         limit: Score at most this many rows.
+        overwrite: Make the run of a recipe that only prompts anew.
         all_prompts: Score every prompt that the library has for the task; the run is made beside the
             recipe's `output_dir`, with `-all-prompts` after its name.
 
@@ -63,8 +65,8 @@ def evaluate(
 
     if all_prompts:
         target, overrides = _with_all_prompts(target, overrides)
-    if (prompted := _to_prompt(target, overrides)) is not None:
-        return _evaluate_prompt(prompted, split=split, limit=limit)
+    if (prompted := _to_prompt(target, overrides, overwrite=overwrite)) is not None:
+        return _evaluate_prompt(prompted, split=split, limit=limit, overwrite=overwrite)
     run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
@@ -105,20 +107,36 @@ def _with_all_prompts(
     return tree, ()
 
 
-def _to_prompt(target: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe | None:
-    """The recipe of a method that is evaluated without training, where no run of it is there yet."""
-    if not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file():
-        return None
-    recipe = load_recipe(target, overrides)
+def _to_prompt(
+    target: str | Path | Mapping[str, Any], overrides: Sequence[str], *, overwrite: bool
+) -> Recipe | None:
+    """The recipe of a method that is evaluated without training, where no run of it is there yet.
+
+    Raises:
+        UsageError: A run that was trained would have to be made anew.
+    """
+    is_run = not isinstance(target, Mapping) and (Path(target) / MANIFEST).is_file()
+    recipe = None if is_run else load_recipe(target, overrides)
+    if overwrite and (recipe is None or recipe.method.trains):
+        raise UsageError(
+            "--overwrite is for the recipe of a method that does not train",
+            hint="train anew with ftkit finetune RECIPE --overwrite",
+        )
+    if recipe is None or overwrite:
+        return recipe
     manifest = Path(recipe.output_dir) / MANIFEST
     finished = manifest.is_file() and read_manifest(manifest.parent).get("finished")
     return None if recipe.method.trains or finished else recipe
 
 
-def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None) -> Evaluation:
+def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None, overwrite: bool) -> Evaluation:
     """Make the run and score it in one go: nothing needs training first. One that was killed goes on."""
-    begun = (Path(recipe.output_dir) / MANIFEST).is_file()
-    run = Run.open(recipe, resume=begun) if is_main_process() else Run.follow(recipe, resume=False)
+    begun = not overwrite and (Path(recipe.output_dir) / MANIFEST).is_file()
+    run = (
+        Run.open(recipe, resume=begun, overwrite=overwrite)
+        if is_main_process()
+        else Run.follow(recipe, resume=False)
+    )
     run, scores = solve(run, resume=begun, limit=limit, split=split)
     if scores is None:
         raise InputError("there is no labelled test or validation split to score")

@@ -20,6 +20,7 @@ def eval(  # noqa: A001
     all_prompts: Annotated[
         bool, typer.Option("--all-prompts", help="Score every prompt of the library, and their spread.")
     ] = False,
+    overwrite: options.Overwrite = False,
     gate: options.Gates = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -32,7 +33,12 @@ def eval(  # noqa: A001
 
     gates = read_gates(gate)
     evaluation = evaluate(
-        target, set_ or (), split=split and split.value, limit=limit, all_prompts=all_prompts
+        target,
+        set_ or (),
+        split=split and split.value,
+        limit=limit,
+        all_prompts=all_prompts,
+        overwrite=overwrite,
     )
     if json_:
         console.emit_json({"run": str(evaluation.run.folder), **evaluation.metrics})

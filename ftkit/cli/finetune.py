@@ -14,7 +14,7 @@ from ftkit.training.processes import is_main_process
 def finetune(
     recipe: options.Recipe,
     set_: options.Set = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in output_dir.")] = False,
+    overwrite: options.Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     limit: options.Limit = None,
     gate: options.Gates = None,

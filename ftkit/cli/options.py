@@ -26,6 +26,7 @@ Set = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what the libraries say.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in output_dir.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of each split.")]
 Gates = Annotated[
     list[str] | None,

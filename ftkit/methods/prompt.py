@@ -138,10 +138,10 @@ class Prompt(Method):
             allowed = [*fields, "mask"] if way == "cloze" else list(fields)
             if unknown := sorted(named - set(allowed)):
                 yield "template", f"names {unknown[0]!r}; the fields are: {', '.join(allowed)}"
-            elif not named & set(fields) - {"labels"}:
+            elif not named & set(fields) - {"labels", "form"}:
                 yield "template", "names no field of a row, so every row would get the same prompt"
         described = Template(self.description or "").fields
-        if unknown := sorted(described - ({"labels"} & set(fields))):
+        if unknown := sorted(described - ({"labels", "form"} & set(fields))):
             yield "description", f"names {unknown[0]!r}, which it cannot"
 
     def head(self, head: Head) -> Head:

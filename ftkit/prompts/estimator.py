@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
 from ftkit.prompts.prompting import Prompting
 from ftkit.prompts.ranking import Ranker
@@ -80,11 +80,17 @@ class PromptEstimator:
 
         Raises:
             InputError: The checkpoint has no language model head.
-            UsageError: There are fewer training rows than shots.
+            UsageError: There are fewer training rows than shots, or the tokenizer has no chat template.
         """
         for plan in self.plans:
             refuse_too_few(train, plan.num_fewshot)
         for plan in self.plans:
+            if plan.prompting.chat and not self._loaded.tokenizer.chat_template:
+                raise UsageError(
+                    "method.style: chat needs a chat template, which the tokenizer does not have",
+                    where=f"model.name_or_path: {self._loaded.source}",
+                    hint="take a chat model, or style: plain",
+                )
             self.solvers[plan.name] = self._solver(plan, self._chosen(plan, train))
 
     def fit(
@@ -198,7 +204,8 @@ class PromptEstimator:
         settings["max_new_tokens"] = longest_answer(plan.prompting, tokenizer, settings["max_new_tokens"])
         ends = self._loaded.model.generation_config.eos_token_id
         own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        ends = sorted({*own, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
+        known = {*own, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])}
+        ends = sorted(end for end in known if end < len(tokenizer))
         writer = Writer(
             self._ranker.model,
             tokenizer,

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from ftkit.training.writing import Rendered, WritingHead
 
 NONE = "none"
+ENTITY_FORMS = {
+    "lines": "one a line as TYPE: words, or none",
+    "json": 'as JSON like [{"type": TYPE, "text": words}]',
+}
+"""What a prompt can say of the forms in which entities are written."""
 _MARK = "\0"
 _ENTITY = re.compile(r"\[([^\[\]]+)\]([^\[]*)")
 

@@ -28,6 +28,7 @@ from ftkit.tagging import (
     tag_names,
 )
 from ftkit.tasks.as_text import (
+    ENTITY_FORMS,
     checked_template,
     read_entities,
     text_refusal,
@@ -375,7 +376,7 @@ class Ner(Task):
     def asked_by(self) -> tuple[str, ...]:
         return ("generate",)
 
-    prompt_fields: ClassVar[tuple[str, ...]] = ("text", "labels")
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text", "labels", "form")
 
     def questions(
         self, labels: Sequence[str], words: Mapping[str, Sequence[str]], entity_format: str
@@ -387,7 +388,7 @@ class Ner(Task):
         return Questions(
             template="Text: {{ text }}\nEntities:",
             fields=pair_fields,
-            shared={"labels": ", ".join(names.values())},
+            shared={"labels": ", ".join(names.values()), "form": ENTITY_FORMS[entity_format]},
             write=lambda record: written_entities(cast("Entities", record.target), entity_format, names),
             read=lambda text, record: read_entities(text, record, meant, _entities_of, entity_format),
         )

@@ -1,0 +1,562 @@
+"""Ways to prompt: architectures, calibration, retrieval, generation, chat, every task; by the run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
+
+import ftkit
+from ftkit.errors import FtkitError
+from ftkit.prompts.ranking import Joint
+from ftkit.prompts.retrieval import Bm25
+from ftkit.training.generation import Writer
+
+LABELS = ["blue", "green", "red"]
+
+
+def rows(run: ftkit.Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def explained(run: ftkit.Run, texts: list[str]) -> list[dict[str, Any]]:
+    from ftkit.prediction import explained_records, records_of_texts
+
+    return explained_records(run, records_of_texts(run, texts, None))
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny model whose checkpoint holds its language model head."""
+    kinds: dict[str, Any] = {"t5": AutoModelForSeq2SeqLM, "bert": AutoModelForMaskedLM}
+    folders: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in folders:
+            folder = tmp_path_factory.mktemp("whole") / architecture
+            torch.manual_seed(1)
+            kind = kinds.get(architecture, AutoModelForCausalLM)
+            kind.from_pretrained(tiny(architecture)).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(tiny(architecture)).save_pretrained(folder)
+            folders[architecture] = folder
+        return folders[architecture]
+
+    return get
+
+
+@pytest.fixture
+def asking(recipe: dict[str, Any], whole: Callable[[str], Path]) -> Callable[..., dict[str, Any]]:
+    """A recipe that asks a tiny model: `asking("t5", num_fewshot=1)`."""
+
+    def make(architecture: str = "gpt2", **method: Any) -> dict[str, Any]:
+        template = {} if "prompt" in method else {"template": "Text: {{ text }}\nColour:"}
+        changed = {
+            "model": {"name_or_path": str(whole(architecture))},
+            "method": {"type": "prompt", **template, **method},
+        }
+        return {key: value for key, value in recipe.items() if key != "training"} | changed
+
+    return make
+
+
+# Against plain transformers -----------------------------------------------------------------
+
+
+def test_t5_scores_are_those_of_its_loss(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path]
+) -> None:
+    run = ftkit.evaluate(asking("t5", num_fewshot=1)).run
+    tokenizer = AutoTokenizer.from_pretrained(whole("t5"))
+    model = AutoModelForSeq2SeqLM.from_pretrained(whole("t5")).eval()
+    for one in explained(run, ["the red card", "my blue phone is here"]):
+        source = tokenizer(one["prompt"].removesuffix(" "), return_tensors="pt")
+        for candidate in one["candidates"]:
+            labels = tokenizer(text_target=candidate["text"], return_tensors="pt")["input_ids"]
+            with torch.inference_mode():
+                loss = model(**source, labels=labels).loss.item()
+            assert candidate["tokens"] == labels.shape[1]
+            assert candidate["log_likelihood"] == pytest.approx(-loss * labels.shape[1], abs=1e-4)
+
+
+def test_a_cloze_scores_the_words_in_the_mask(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path]
+) -> None:
+    tree = asking("bert", template="{{ text }} it is {{ mask }} .", answer="cloze", num_fewshot=1)
+    tree["method"]["verbalizer"] = {"red": "red", "blue": ["blue", "good film"]}
+    run = ftkit.evaluate(tree).run
+    tokenizer = AutoTokenizer.from_pretrained(whole("bert"))
+    model = AutoModelForMaskedLM.from_pretrained(whole("bert")).eval()
+    (one,) = explained(run, ["the red card"])
+    shot = one["shots"][0]
+    assert one["prompt"].startswith(f"{shot['fields']['text']} it is {shot['answer']} .\n\n")
+    for candidate in one["candidates"]:
+        count = len(candidate["text"].split())
+        text = one["prompt"] + " ".join([tokenizer.mask_token] * count) + " ."
+        inputs = tokenizer(text, return_tensors="pt")
+        places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
+        words = tokenizer(candidate["text"], add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logs = model(**inputs).logits[0].log_softmax(dim=-1)
+        expected = sum(logs[place, word].item() for place, word in zip(places, words, strict=True))
+        assert candidate["log_likelihood"] == pytest.approx(expected, abs=1e-4)
+    # Two words of a label add up.
+    by_value = Counter[str]()
+    scores = {c["text"]: math.exp(c["log_likelihood"]) for c in one["candidates"]}
+    for candidate in one["candidates"]:
+        by_value[candidate["value"]] += scores[candidate["text"]]
+    blue = by_value["blue"] / sum(by_value.values())
+    found = [c["probability"] for c in one["candidates"] if c["value"] == "blue"]
+    assert found == pytest.approx([blue, blue], abs=1e-5)
+
+
+def test_an_encoder_without_its_head_is_refused(
+    asking: Callable[..., dict[str, Any]], tiny: Callable[[str], Path]
+) -> None:
+    tree = asking("bert", answer="cloze") | {"model": {"name_or_path": str(tiny("bert"))}}
+    with pytest.raises(FtkitError, match="the checkpoint has no language model head"):
+        ftkit.evaluate(tree)
+
+
+def test_tokens_at_the_border_are_those_of_the_whole_text(whole: Callable[[str], Path]) -> None:
+    for architecture in ("gpt2", "llama", "t5"):
+        tokenizer = AutoTokenizer.from_pretrained(whole(architecture))
+        joint = Joint(tokenizer)
+        for context in (
+            "Text: the red card\nColour:",
+            "Text: my  good phone\n\nColour: ",
+            "a",
+            "the order is",
+        ):
+            answers = [" red", " the green card", "s", " redder"]
+            start, ids = joint(context, answers, special=True)
+            kept = context.rstrip()
+            assert start == len(tokenizer(kept)["input_ids"])
+            for answer, found in zip(answers, ids, strict=True):
+                assert found == tokenizer(context + answer)["input_ids"]
+
+
+# Normalization and calibration --------------------------------------------------------------
+
+
+def likelihoods(one: dict[str, Any]) -> dict[str, float]:
+    return {candidate["value"]: candidate["log_likelihood"] for candidate in one["candidates"]}
+
+
+def softmax(scores: dict[str, float]) -> dict[str, float]:
+    total = sum(math.exp(score) for score in scores.values())
+    return {value: math.exp(score) / total for value, score in scores.items()}
+
+
+def probabilities(one: dict[str, Any]) -> dict[str, float]:
+    return {candidate["value"]: candidate["probability"] for candidate in one["candidates"]}
+
+
+def test_what_a_likelihood_is_divided_by(asking: Callable[..., dict[str, Any]]) -> None:
+    words = {"red": "red card", "blue": "bl\u00fce", "green": "green"}
+    lengths: dict[str, Callable[[dict[str, Any]], float]] = {
+        "token": lambda c: c["tokens"],
+        "character": lambda c: len(c["text"]),
+        "byte": lambda c: len(c["text"].encode()),
+    }
+    for name, length in lengths.items():
+        tree = asking(normalization=name, verbalizer=words)
+        tree["output_dir"] += name
+        (one,) = explained(ftkit.evaluate(tree).run, ["the red card"])
+        for candidate in one["candidates"]:
+            assert candidate["score"] == pytest.approx(candidate["log_likelihood"] / length(candidate))
+    assert len("bl\u00fce") != len("bl\u00fce".encode())
+
+
+def test_contextual_calibration_and_pmi(asking: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    plain = ftkit.evaluate(asking(num_fewshot=1) | {"output_dir": str(tmp_path / "plain")}).run
+    (one,) = explained(plain, ["the red card"])
+    before = one["prompt"].partition("Text: the red card")[0]
+    # What the model makes of the same prompt with texts that say nothing, as a query of its own.
+    from ftkit.estimator import finished_estimator
+    from ftkit.prompts.estimator import PromptEstimator
+    from ftkit.records import Record
+
+    estimator = finished_estimator(plain)
+    assert isinstance(estimator, PromptEstimator)
+    free = estimator.explain([Record("N/A"), Record(""), Record("[MASK]")])
+    assert all(other["prompt"].startswith(before) for other in free)
+    priors = [softmax(likelihoods(other)) for other in free]
+    prior = {label: sum(row[label] for row in priors) / 3 for label in LABELS}
+    weighed = {label: p / prior[label] for label, p in softmax(likelihoods(one)).items()}
+    expected = {label: weight / sum(weighed.values()) for label, weight in weighed.items()}
+    tree = asking(num_fewshot=1, calibration="contextual") | {"output_dir": str(tmp_path / "contextual")}
+    (calibrated,) = explained(ftkit.evaluate(tree).run, ["the red card"])
+    assert probabilities(calibrated) == pytest.approx(expected, abs=1e-5)
+
+    tree = asking(num_fewshot=1, normalization="pmi") | {"output_dir": str(tmp_path / "pmi")}
+    (pmi,) = explained(ftkit.evaluate(tree).run, ["the red card"])
+    scores = {label: likelihoods(one)[label] - likelihoods(free[0])[label] for label in LABELS}
+    assert probabilities(pmi) == pytest.approx(softmax(scores), abs=1e-5)
+
+
+def test_batch_calibration_takes_the_mean_over_training_texts(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, colours: Path
+) -> None:
+    plain = ftkit.evaluate(asking() | {"output_dir": str(tmp_path / "plain")}).run
+    texts = [line.rpartition(",")[0] for line in (colours / "train.csv").read_text().splitlines()[1:]]
+    found = [softmax(likelihoods(one)) for one in explained(plain, texts)]
+    prior = {label: sum(row[label] for row in found) / len(found) for label in LABELS}
+    run = ftkit.evaluate(asking(calibration="batch") | {"output_dir": str(tmp_path / "batch")}).run
+    saved = json.loads((run.folder / "model/prompt.json").read_text())[0]["prior"]
+    assert saved == pytest.approx(prior, abs=1e-5)
+    (one,), (calibrated,) = explained(plain, ["the red card"]), explained(run, ["the red card"])
+    weighed = {label: p / prior[label] for label, p in softmax(likelihoods(one)).items()}
+    expected = {label: weight / sum(weighed.values()) for label, weight in weighed.items()}
+    assert probabilities(calibrated) == pytest.approx(expected, abs=1e-5)
+
+
+# Shots ----------------------------------------------------------------------------------------
+
+
+def test_bm25_is_the_published_formula() -> None:
+    pool = ["the red card", "the blue phone is blue", "my money", "a card for the red phone"]
+    documents = [text.split() for text in pool]
+    mean = sum(map(len, documents)) / len(documents)
+
+    def score(query: str, words: list[str]) -> float:
+        total = 0.0
+        for word in query.split():
+            holding = sum(word in document for document in documents)
+            rarity = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+            times = words.count(word)
+            total += rarity * times / (times + 1.5 * (1 - 0.75 + 0.75 * len(words) / mean))
+        return total
+
+    for query in ("blue card", "the money", "unknown words"):
+        (found,) = Bm25(pool).nearest([query], 4)
+        for place, value in found:
+            assert value == pytest.approx(score(query, documents[place]), abs=1e-4)
+        assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_nearest_shots_are_like_the_query_and_never_the_query(
+    encoder: bool, asking: Callable[..., dict[str, Any]], tiny: Callable[[str], Path], colours: Path
+) -> None:
+    method: dict[str, Any] = {"num_fewshot": 2, "shots": "nearest"}
+    if encoder:
+        method["encoder"] = str(tiny("bert"))
+    run = ftkit.evaluate(asking(**method)).run
+    train = [line.rpartition(",")[0] for line in (colours / "train.csv").read_text().splitlines()[1:]]
+    for one in explained(run, [train[0], train[7]]):
+        query = re.findall(r"Text: (.*)\n", one["prompt"])[-1]
+        shots = [shot["fields"]["text"] for shot in one["shots"]]
+        assert len(shots) == 2
+        assert query not in shots
+        assert [shot["why"][:2] for shot in one["shots"]] == ["2.", "1."], "the most similar last"
+
+
+def test_seeds_give_a_mean_and_a_deviation(asking: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    method = {"num_fewshot": 2, "shots": "random"}
+    evaluation = ftkit.evaluate(asking(seeds=[1, 2, 3], **method) | {"output_dir": str(tmp_path / "all")})
+    values = []
+    for seed in (1, 2, 3):
+        tree = asking(**method) | {"output_dir": str(tmp_path / str(seed)), "seed": seed}
+        values.append(ftkit.evaluate(tree).metrics["metrics"]["accuracy"]["value"])
+    found = evaluation.metrics["metrics"]["accuracy"]
+    mean = sum(values) / 3
+    assert found["value"] == pytest.approx(mean)
+    assert found["deviation"] == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 2))
+    ways = evaluation.metrics["details"]["variants"]
+    assert [ways[f"seed {seed}"]["accuracy"] for seed in (1, 2, 3)] == values
+
+
+def test_all_prompts_of_the_library(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, ftkit: Callable[..., Any]
+) -> None:
+    listed = json.loads(ftkit("list", "prompts", "--json").stdout)["prompts"]
+    known = [name.removeprefix("classification/") for name in listed if name.startswith("classification/")]
+    assert len(known) >= 5
+    tree = asking(prompt="intent") | {"output_dir": "run"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    every = ftkit("eval", "recipe.yaml", "--all-prompts", "--json")
+    assert every.returncode == 0, every.stderr
+    ways = json.loads(every.stdout)["details"]["variants"]
+    assert list(ways) == known
+    one = ftkit("eval", "recipe.yaml", "--json")
+    assert json.loads(one.stdout)["metrics"]["accuracy"]["value"] == ways["intent"]["accuracy"]
+    shown = ftkit("eval", "run-all-prompts")
+    assert "lowest" in shown.stdout
+    assert "Message: " in ftkit("predict", "run", "--text", "the red card", "--explain").stdout
+
+
+# Generation -----------------------------------------------------------------------------------
+
+
+def test_writing_after_a_shared_beginning_is_writing_without(whole: Callable[[str], Path]) -> None:
+    for architecture in ("gpt2", "llama"):
+        tokenizer = AutoTokenizer.from_pretrained(whole(architecture))
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model = AutoModelForCausalLM.from_pretrained(whole(architecture)).eval()
+        before = "the order is here to help and my money is back for good business in the world. "
+        texts = [before + text for text in ("red card", "a blue phone is not", "green")]
+        prompts = [tokenizer(text)["input_ids"] for text in texts]
+        writer = Writer(model, tokenizer, settings={"max_new_tokens": 12}, stop=None, precision="fp32")
+        shared = writer.write(prompts, 2, share=True)
+        assert writer._prefix(prompts) is not None
+        assert shared == writer.write(prompts, 2) == [writer.write([one], 1)[0] for one in prompts]
+
+
+def test_generated_labels_can_be_kept_to_the_candidates(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    free = ftkit.evaluate(asking(answer="generate", num_fewshot=1) | {"output_dir": str(tmp_path / "free")})
+    assert free.metrics["details"]["unreadable"]["rows"] > 0, "a random model writes anything"
+    for architecture in ("gpt2", "t5"):
+        tree = asking(architecture, answer="generate", num_fewshot=1, constrained=True)
+        kept = ftkit.evaluate(tree | {"output_dir": str(tmp_path / architecture)})
+        assert "unreadable" not in kept.metrics["details"]
+        assert {row["prediction"] for row in rows(kept.run)} <= set(LABELS)
+
+
+ENTITY_ROWS = [
+    {"tokens": ["Ann", "Lee", "lives", "in", "Oslo"], "ner_tags": ["B-PER", "I-PER", "O", "O", "B-LOC"]},
+    {"tokens": ["the", "red", "card"], "ner_tags": ["O", "O", "O"]},
+    {"tokens": ["Oslo", "is", "good"], "ner_tags": ["B-LOC", "O", "O"]},
+]
+
+
+@pytest.mark.parametrize("entity_format", ["lines", "json"])
+def test_entities_are_asked_for_and_found_again(
+    entity_format: str, asking: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        lines = [json.dumps(row) + "\n" for row in ENTITY_ROWS]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    prompt = {"lines": "instructed", "json": "entities"}[entity_format]
+    tree = asking(prompt=prompt, num_fewshot=2, entity_format=entity_format, shots="fixed")
+    tree["generation"] = {"max_new_tokens": 16}
+    tree |= {"task": "ner", "data": {s + "_file": str(tmp_path / f"{s}.jsonl") for s in ("train", "test")}}
+    evaluation = ftkit.evaluate(tree)
+    assert evaluation.metrics["details"]["unreadable"]["rows"] > 0
+    (one,) = explained(evaluation.run, ["Ann is in Oslo"])
+    written = {"lines": "PER: Ann Lee\nLOC: Oslo", "json": '{"type": "PER", "text": "Ann Lee"}'}
+    assert written[entity_format] in one["prompt"]
+    assert ("The types: LOC, PER." in one["prompt"]) == (prompt == "instructed")
+    # A perfect model's answers score 1.
+    from ftkit.dataset import load_records
+    from ftkit.estimator import finished_estimator
+    from ftkit.scoring import score
+
+    run = evaluation.run
+    dataset = load_records(run.recipe.data, run.recipe.task)
+    questions = finished_estimator(run).solvers[""].answerer.prompting.questions  # type: ignore[attr-defined]
+    records = dataset["test"]
+    answers = [questions.read(questions.write(record) + "\n\nText: more", record) for record in records]
+    perfect = [questions.read(questions.write(record), record) for record in records]
+    assert not any(answer.failed for answer in perfect)
+    assert score(perfect, records, run.recipe.metrics, dataset.labels, "test").metrics["entity_f1"].value == 1
+    assert len(answers) == 3
+
+
+def test_texts_and_instructions_are_asked_for(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": f"the {c} card", "target": f"{c} money"}) + "\n" for c in LABELS)
+    )
+    files = {"train_file": str(tmp_path / "rows.jsonl"), "test_file": str(tmp_path / "rows.jsonl")}
+    tree = asking(prompt="input_output", num_fewshot=1) | {"task": "text2text", "data": files}
+    tree["metrics"] = ["answer_loss", "rouge_l", "exact_match"]
+    tree["generation"] = {"max_new_tokens": 6}
+    run = ftkit.evaluate(tree).run
+    # The loss of the right answers is that of plain transformers code.
+    tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
+    model = AutoModelForCausalLM.from_pretrained(whole("gpt2")).eval()
+    total, tokens = 0.0, 0
+    for one, colour in zip(explained(run, [f"the {c} card" for c in LABELS]), LABELS, strict=True):
+        ids = tokenizer(one["prompt"] + f"{colour} money", return_tensors="pt")["input_ids"]
+        start = len(tokenizer(one["prompt"].rstrip())["input_ids"])
+        with torch.inference_mode():
+            logs = model(ids).logits[0].log_softmax(dim=-1)
+        total -= sum(logs[n - 1, ids[0, n]].item() for n in range(start, ids.shape[1]))
+        tokens += ids.shape[1] - start
+    assert run.metrics["metrics"]["answer_loss"]["value"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+def test_chat_puts_shots_into_earlier_turns(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(FtkitError, match="chat template"):
+        ftkit.evaluate(asking(style="chat"))
+    folder = tmp_path / "chatty"
+    tokenizer = AutoTokenizer.from_pretrained(whole("llama"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(whole("llama")).save_pretrained(folder)
+    tree = asking(style="chat", num_fewshot=1, description="Labels: {{ labels }}", template="{{ text }}")
+    run = ftkit.evaluate(tree | {"model": {"name_or_path": str(folder)}}).run
+    (one,) = explained(run, ["the red card"])
+    shot = one["shots"][0]
+    turns = [
+        {"role": "system", "content": "Labels: blue, green, red"},
+        {"role": "user", "content": shot["fields"]["text"]},
+        {"role": "assistant", "content": shot["answer"]},
+        {"role": "user", "content": "the red card"},
+    ]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert one["prompt"] == expected
+
+
+# Multiple choice ------------------------------------------------------------------------------
+
+QUESTIONS: list[dict[str, Any]] = [
+    {
+        "question": "which card",
+        "choices": {"text": ["red card", "my phone"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    {
+        "question": "what money",
+        "choices": {"text": ["good", "not good", "film"], "label": ["1", "2", "3"]},
+        "answerKey": "3",
+    },
+]
+
+
+def test_multiple_choice(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    tree = asking(prompt="question") | {
+        "task": "multiple_choice",
+        "data": {"test_file": str(tmp_path / "test.jsonl")},
+    }
+    evaluation = ftkit.evaluate(tree)
+    tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
+    model = AutoModelForCausalLM.from_pretrained(whole("gpt2")).eval()
+    found = rows(evaluation.run)
+    assert [row["target"] for row in found] == ["my phone", "film"]
+    for row, question in zip(found, QUESTIONS, strict=True):
+        context = f"Question: {question['question']}\nAnswer:"
+        scores = {}
+        for choice in question["choices"]["text"]:
+            ids = tokenizer(f"{context} {choice}", return_tensors="pt")["input_ids"]
+            start = len(tokenizer(context)["input_ids"])
+            with torch.inference_mode():
+                logs = model(ids).logits[0].log_softmax(dim=-1)
+            scores[choice] = sum(logs[n - 1, ids[0, n]].item() for n in range(start, ids.shape[1]))
+        assert row["scores"] == pytest.approx(softmax(scores), abs=1e-4)
+        assert row["prediction"] == max(scores, key=scores.__getitem__)
+
+
+WRONG_ROWS = {
+    "one choice": ({"choices": ["a"]}, "the choices are"),
+    "twice": ({"choices": ["a", "a"]}, "two choices are 'a'"),
+    "none of them": ({"answerKey": "E"}, "the answer 'E' is none of the 2 choices"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ROWS)
+def test_wrong_questions(name: str, asking: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    change, says = WRONG_ROWS[name]
+    row = {"question": "which", "choices": ["a", "b"], "answerKey": "A"} | change
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    tree = asking(prompt="question") | {
+        "task": "multiple_choice",
+        "data": {"test_file": str(tmp_path / "test.jsonl")},
+    }
+    with pytest.raises(FtkitError, match=re.escape(says)) as caught:
+        ftkit.evaluate(tree)
+    assert "test.jsonl:1" in str(caught.value)
+
+
+# What goes wrong --------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftkit.prompts import solver
+    from ftkit.prompts.answering import Ranking
+
+    expected = rows(ftkit.evaluate(asking() | {"output_dir": str(tmp_path / "whole")}).run)
+    monkeypatch.setattr(solver, "_CHUNK", 4)
+    say, asked = Ranking.say, []
+
+    def killed(self: Ranking, questions: Any) -> Any:
+        if len(asked) >= 8:
+            raise KeyboardInterrupt
+        asked.extend(questions)
+        return say(self, questions)
+
+    monkeypatch.setattr(Ranking, "say", killed)
+    tree = asking() | {"output_dir": str(tmp_path / "killed")}
+    with pytest.raises(KeyboardInterrupt):
+        ftkit.evaluate(tree)
+    more: list[Any] = []
+    monkeypatch.setattr(
+        Ranking, "say", lambda self, questions: more.extend(questions) or say(self, questions)
+    )
+    run = ftkit.evaluate(tree).run
+    assert len(asked) == 8
+    assert len(more) == len(expected) - 8
+    assert rows(run) == expected
+
+
+WRONG = {
+    "assignment": ({"template": "{% set a = text %}{{ a }}"}, "holds an assignment"),
+    "format": ({"template": "{{ '%999999999d' % 1 }}{{ text }}"}, "holds a remainder or a format"),
+    "both": ({"prompt": "intent", "template": "{{ text }}"}, "stands beside prompt"),
+    "no prompt": ({"prompt": "intend"}, "there is no prompt 'intend' for classification; there are: label,"),
+    "seeds": ({"seeds": [1, 2], "shots": "nearest", "num_fewshot": 1}, "seeds does nothing with shots"),
+    "constrained": ({"constrained": True}, "constrained is for answer: generate"),
+    "encoder": ({"encoder": "x"}, "encoder is for shots: nearest"),
+    "calibrated": ({"answer": "generate", "calibration": "batch"}, "are for answer: rank or cloze"),
+    "words": ({"verbalizer": {"red": ["a", "b"], "blue": "b"}}, "two labels have the word 'b'"),
+    "description": ({"description": "{{ text }}"}, "names 'text', which it cannot"),
+    "cloze": ({"answer": "cloze"}, "method prompt does not work with models of the family decoder"),
+    "bomb": ({"template": "{{ text | replace('', text) | replace('', text) }}"}, "replace would"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_asked(name: str, asking: Callable[..., dict[str, Any]]) -> None:
+    options, says = WRONG[name]
+    tree = asking()
+    if "prompt" in options and "template" not in options:
+        del tree["method"]["template"]
+    tree["method"] |= options
+    if name == "bomb":
+        lines = (
+            json.dumps({"text": "a" * 2000, "label": "red"}) + "\n" + json.dumps({"text": "b", "label": "x"})
+        )
+        folder = Path(tree["output_dir"]).parent
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / "long.jsonl").write_text(lines + "\n")
+        tree["data"] = {"train_file": str(folder / "long.jsonl"), "test_file": str(folder / "long.jsonl")}
+    with pytest.raises(FtkitError) as caught:
+        ftkit.evaluate(tree)
+    assert says in str(caught.value)
+
+
+def test_shots_need_a_training_split(asking: Callable[..., dict[str, Any]], colours: Path) -> None:
+    tree = asking(num_fewshot=1) | {"data": {"test_file": str(colours / "test.csv")}}
+    with pytest.raises(FtkitError, match=r"labels are not known[\s\S]*task.labels"):
+        ftkit.evaluate(tree)
+    tree["task"] = {"type": "classification", "labels": LABELS}
+    with pytest.raises(FtkitError, match="1 shots are asked for, the training split is empty"):
+        ftkit.evaluate(tree)
+    tree["method"]["num_fewshot"] = 0
+    assert ftkit.evaluate(tree).metrics["rows"] == 15
