@@ -43,6 +43,38 @@ class Example:
             yield f"      = {self.answer}"
 
 
+def prompt_examples(recipe: Recipe, count: int) -> list[dict[str, Any]]:
+    """The prompts of the first rows that would be scored, as they are written, with their shots.
+
+    Only the tokenizer is loaded, not the model; so no shot is dropped for want of room.
+
+    Raises:
+        InputError: Data or tokenizer are not as the recipe needs them.
+    """
+    from ftkit.estimator import make_estimator
+    from ftkit.models import loading
+    from ftkit.prompts.estimator import PromptEstimator
+
+    dataset = load_records(recipe.data, recipe.task, trains=False)
+    scored = dataset["test"] or dataset["validation"] or dataset["train"]
+    located = recipe.model.locate().ready()
+    family_of(recipe, loading.load_config(located, recipe.model).to_dict())
+    tokenizer = loading.load_tokenizer(located, recipe.model)
+    estimator = make_estimator(recipe, dataset.labels)
+    assert isinstance(estimator, PromptEstimator)
+    return [
+        {
+            "prompt_name": name,
+            "where": record.where,
+            "prompt": prompt.text,
+            "before_the_answer": prompt.lead,
+            "after_the_answer": prompt.after,
+            "answers": answers,
+        }
+        for name, record, prompt, answers in estimator.rendered(scored[:count], dataset["train"], tokenizer)
+    ]
+
+
 def training_examples(recipe: Recipe, count: int) -> list[Example]:
     """The first rows that training sees.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def show(
     set_: options.Set = None,
     examples: Annotated[
         int | None,
-        typer.Option(min=1, help="Instead, show what the model sees of the first N training rows."),
+        typer.Option(min=1, help="Instead, show what the model sees of the first N rows."),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
     json_: options.Json = False,
@@ -32,6 +32,15 @@ def show(
     if recipe is None:
         raise UsageError("give a RECIPE, or --schema")
     checked = load_recipe(recipe, set_ or ())
+    if examples and not checked.method.trains:
+        from ftkit.showing import prompt_examples
+
+        prompts = prompt_examples(checked, examples)
+        if json_:
+            console.emit_json({"prompts": prompts})
+        else:
+            console.emit("\n\n".join(map(_prompt, prompts)))
+        return
     if examples:
         from dataclasses import asdict
 
@@ -47,3 +56,11 @@ def show(
         console.emit_json(to_tree(checked))
     else:
         console.emit(to_yaml(checked).rstrip())
+
+
+def _prompt(prompt: dict[str, Any]) -> str:
+    """A prompt for a person to read, with what would be ranked."""
+    name = f"{prompt['prompt_name']}, " if prompt["prompt_name"] else ""
+    text = prompt["prompt"] + prompt["before_the_answer"] + "[...]" + prompt["after_the_answer"]
+    answers = "".join(f"\n  [{answer}]" for answer in prompt["answers"])
+    return f"== {name}{prompt['where']}\n{text}{answers}"

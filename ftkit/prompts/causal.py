@@ -31,6 +31,9 @@ log = logging.getLogger("ftkit")
 
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.1}
 _FEWEST_SHARED = 8
+_BATCH_TOKENS = {"cpu": 1024}
+"""Tokens of a batch: on a CPU, less padding and what fits the caches is worth more than a large one."""
+_MANY_TOKENS = 8192
 _LOGITS = 2**26
 """The most logits that a batch may have at once."""
 
@@ -149,7 +152,7 @@ class CausalRanker(Ranker[Asked]):
         nodes = max(len(tree.ids) for tree in trees) + 1
         most = max(1, _LOGITS // (nodes * self.model.config.get_text_config().vocab_size))
         found: dict[int, list[Ranked]] = {}
-        for batch in in_batches(lengths):
+        for batch in in_batches(lengths, _BATCH_TOKENS.get(self.device.type, _MANY_TOKENS)):
             for start in range(0, len(batch), most):
                 part = batch[start : start + most]
                 values = self._batch([rows[n] for n in part], [trees[n] for n in part], share, prefix)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import InputError, UsageError
 from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
-from ftkit.prompts.prompting import Prompting
+from ftkit.prompts.prompting import Prompt, Prompting
 from ftkit.prompts.ranking import Ranker
 from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
 from ftkit.prompts.solver import Journal, Solver
@@ -22,6 +22,9 @@ from ftkit.training.generation import Writer
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("ftkit")
 
@@ -147,6 +150,24 @@ class PromptEstimator:
     def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
         """The ways to ask, where there are several."""
         return {name: solver.predict for name, solver in self.solvers.items()} if len(self.plans) > 1 else {}
+
+    def rendered(
+        self, records: Sequence[Record], train: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+    ) -> list[tuple[str, Record, Prompt, list[str]]]:
+        """The prompts of records as each plan writes them, without a model: the plan's name, the record, the
+        prompt with all its shots, and the answers that would be ranked.
+        """
+        found = []
+        for plan in self.plans:
+            questions = plan.prompting.questions
+            refuse_too_few(train, plan.num_fewshot)
+            shots = self._shots(plan, self._chosen(plan, train))
+            chosen = shots.of([questions.fields(record) for record in records])
+            for record, solved in zip(records, chosen, strict=True):
+                prompt = plan.prompting.prompt(solved, record, tokenizer)
+                candidates = questions.candidates(record) if questions.candidates else []
+                found.append((plan.name, record, prompt, [candidate.text for candidate in candidates]))
+        return found
 
     # Shots ------------------------------------------------------------------------------
 

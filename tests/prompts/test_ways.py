@@ -293,6 +293,8 @@ def test_all_prompts_of_the_library(
     assert list(ways) == known
     one = ftkit("eval", "recipe.yaml", "--json")
     assert json.loads(one.stdout)["metrics"]["accuracy"]["value"] == ways["intent"]["accuracy"]
+    rendered = ftkit("show", "recipe.yaml", "--examples", "1").stdout
+    assert re.search(r"Message: .*\nIntent: \[\.\.\.\]\n  \[blue\]\n  \[green\]\n  \[red\]", rendered)
     shown = ftkit("eval", "run-all-prompts")
     assert "lowest" in shown.stdout
     assert "Message: " in ftkit("predict", "run", "--text", "the red card", "--explain").stdout
