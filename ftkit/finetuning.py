@@ -80,6 +80,8 @@ def solve(
     log.info("Reading data")
     dataset = load_records(recipe.data, recipe.task, limit=limit, trains=recipe.method.trains)
     tell(dataset)
+    if not recipe.method.trains and recipe.arguments:
+        log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], _validation(dataset)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
     estimator = make_estimator(recipe, dataset.labels, train=train)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ class PromptEstimator:
                     hint="take a chat model, or style: plain",
                 )
             self.solvers[plan.name] = self._solver(plan, self._chosen(plan, train))
+            _note_beginnings(plan)
 
     def fit(
         self, train: Sequence[Record], validation: Sequence[Record], score: Scorer, workplace: Workplace
@@ -287,3 +289,19 @@ class PromptEstimator:
             precision=self.precision,
             max_length=loaded.max_length,
         )
+
+
+def _note_beginnings(plan: Plan) -> None:
+    """Say which answers are at a disadvantage because another one is their beginning."""
+    questions = plan.prompting.questions
+    if plan.answer != "rank" or plan.normalization != "none" or not (questions.same and questions.candidates):
+        return
+    texts = sorted(candidate.text for candidate in questions.candidates(Record("?")))
+    pairs = [(one, other) for one, other in pairwise(texts) if other.startswith(one)]
+    if pairs:
+        one, other = pairs[0]
+        log.warning(
+            "  note: %d answers begin with another one (%r with %r), and are never likelier than that without "
+            "method.normalization",
+            len(pairs), other, one,
+        )  # fmt: skip

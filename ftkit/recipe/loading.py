@@ -211,8 +211,6 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
         )
     if recipe.model.from_config and recipe.method.type != "full":
         problem(("method",), f"a fresh model is trained whole: method full, not {recipe.method.type}")
-    if not recipe.method.trains and recipe.arguments:
-        problem(("training",), f"method {recipe.method.type} does not train")
     return problems
 
 
