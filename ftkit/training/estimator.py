@@ -20,6 +20,7 @@ from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
+from ftkit.training.language_head import LanguageHead
 from ftkit.training.packing import Packed, refuse_mixed_rows
 from ftkit.training.precision import autocast, resolve_precision
 from ftkit.training.processes import processes
@@ -222,6 +223,11 @@ class TrainedEstimator:
             )  # fmt: skip
         for note in encoded.notes:
             log.warning("  note: training: %s", note)
+        if isinstance(self.objective, LanguageHead) and self.new_parameters:
+            log.warning(
+                "  note: the checkpoint has no language model head that fits; new, from random numbers: %s",
+                ", ".join(self.new_parameters),
+            )
         return {
             "parameters": total,
             "trained_parameters": trained,

@@ -50,7 +50,12 @@ def plain_text(folder: Path, architecture: str, text: str) -> str:
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("architecture", DECODERS + ENCODER_DECODERS)
 def test_a_saved_model_writes_the_same_without_ftkit(
-    architecture: str, method: str, loud: Callable[[str], Path], recipe: dict[str, Any], tmp_path: Path
+    architecture: str,
+    method: str,
+    loud: Callable[[str], Path],
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = [{"text": text, "target": text[::-1]} for text in TEXTS]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -75,3 +80,17 @@ def test_a_saved_model_writes_the_same_without_ftkit(
     assert any(written)
     assert [plain_text(run.folder / "model", architecture, text) for text in TEXTS] == written
     assert run.manifest["training"]["new_parameters"] == []
+    assert "language model head" not in caplog.text
+
+
+def test_a_missing_language_model_head_is_said(
+    tiny: Callable[[str], Path], recipe: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many checkpoints hold a body alone; what a new head writes is learned in this run and nowhere else."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "the red card", "target": "red"}')
+    model = {"name_or_path": str(tiny("llama")), "max_length": 64}
+    data = {"train_file": str(tmp_path / "rows.jsonl")}
+    with caplog.at_level("INFO", logger="ftkit"):
+        ftkit.finetune(recipe | {"task": "text2text", "model": model, "data": data, "training": {"max_steps": 1},
+                                 "generation": {"max_new_tokens": 8}})  # fmt: skip
+    assert "no language model head that fits; new, from random numbers: lm_head.weight" in caplog.text
