@@ -239,11 +239,10 @@ class TrainedEstimator:
 
     def _describe_packing(self, packed: Packed) -> int:
         """Say how well the rows fill their sequences; returns how many these are."""
-        tokens = sum(len(row["input_ids"]) for row in packed.features)
         log.info(
             "  %s rows share %s sequences of %d tokens (%.1f %% full); a batch counts sequences",
             f"{len(packed.features):,}", f"{len(packed):,}", self.max_length,
-            100 * tokens / (len(packed) * self.max_length),
+            100 * packed.tokens / (len(packed) * self.max_length),
         )  # fmt: skip
         return len(packed)
 

@@ -88,9 +88,13 @@ def test_a_missing_language_model_head_is_said(
 ) -> None:
     """Many checkpoints hold a body alone; what a new head writes is learned in this run and nowhere else."""
     (tmp_path / "rows.jsonl").write_text('{"text": "the red card", "target": "red"}')
-    model = {"name_or_path": str(tiny("llama")), "max_length": 64}
-    data = {"train_file": str(tmp_path / "rows.jsonl")}
+    tree = recipe | {
+        "task": "text2text",
+        "model": {"name_or_path": str(tiny("llama")), "max_length": 64},
+        "data": {"train_file": str(tmp_path / "rows.jsonl")},
+        "training": {"max_steps": 1},
+        "generation": {"max_new_tokens": 8},
+    }
     with caplog.at_level("INFO", logger="ftkit"):
-        ftkit.finetune(recipe | {"task": "text2text", "model": model, "data": data, "training": {"max_steps": 1},
-                                 "generation": {"max_new_tokens": 8}})  # fmt: skip
+        ftkit.finetune(tree)
     assert "no language model head that fits; new, from random numbers: lm_head.weight" in caplog.text

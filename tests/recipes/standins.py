@@ -611,7 +611,9 @@ STANDINS = {
             f"{split}: {2 * articles} rows hold nothing and are left out (first: {{folder}}[{split}] row 1)"
             for split, (articles, _) in _ARTICLES.items()
         ),
-        train=24, validation=6, test=8,
+        train=24,
+        validation=6,
+        test=8,
     ),
     "yahma/alpaca-cleaned": _text_standin(write_alpaca, train=58, validation=1, test=1),
     "databricks/databricks-dolly-15k": _text_standin(write_dolly, train=54, validation=3, test=3),
