@@ -36,7 +36,6 @@ MODELS = {
     "google-t5/t5-base": "t5",
     "google/flan-t5-base": "t5",
     "facebook/bart-base": "bart",
-    "google/t5-v1_1-base": "t5",
     "a new gpt2": "scratch",
 }
 # The architecture to stand in for it, where that is called otherwise.
