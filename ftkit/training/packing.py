@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from ftkit.errors import UsageError
@@ -17,9 +16,8 @@ from ftkit.training.heads import Features
 from ftkit.training.language_head import IGNORED
 
 _MOST_PLACES = 5
-_PROBED = 9, 12
-"""Tokens of the made-up rows: of one that stands before, and of the one that is looked at."""
 _SAME = 1e-6
+"""Two logits this near are the same."""
 
 
 class Packed(Sequence[Features]):
@@ -106,32 +104,16 @@ def joined(rows: Sequence[Features]) -> Features:
 
 
 def refuse_mixed_rows(model: nn.Module) -> None:
-    """Pack made-up rows and look whether the model keeps them apart.
+    """Refuse to pack for a model in which rows that share a sequence see each other.
 
-    Many do (GPT-2, LLaMA, Qwen, Mistral, Gemma, GPT-NeoX); ALiBi, recurrent layers and some masks do not.
-    There are two sequences, since some attention kernels look for packed rows in single ones only.
+    GPT-2, LLaMA, Qwen, Mistral, Gemma, GPT-NeoX and many others keep them apart; ALiBi, recurrent layers and
+    some masks do not.
 
     Raises:
-        UsageError: What stands before a row changes its logits, or they are not those of the row alone.
+        UsageError: It is such a model.
     """
-    whole: Any = extract_model_from_parallel(model)
-    config = whole.config
-    base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-    apart = "position_ids" in inspect.signature(base.forward).parameters
-    if apart:
-        generator = torch.Generator().manual_seed(0)
-        size = (3, sum(_PROBED))
-        first, other, row = torch.randint(config.get_text_config().vocab_size, size, generator=generator)
-        row = row[: _PROBED[1]]
-        packed = torch.stack([torch.cat([before[: _PROBED[0]], row]) for before in (first, other)])
-        positions = torch.cat([torch.arange(length) for length in _PROBED]).expand_as(packed)
-        found, changed = _logits(model, packed, position_ids=positions)[:, _PROBED[0] :]
-        (alone,) = _logits(model, row[None])
-        # In the same shapes a model that keeps rows apart gives the same numbers, in any precision; in other
-        # shapes they agree in half of their digits.
-        half = torch.finfo(found.dtype).eps ** 0.5
-        apart = _difference(found, changed) < _SAME and _difference(found, alone) < half
-    if not apart:
+    config: Any = model.config
+    if not _keeps_rows_apart(model):
         raise UsageError(
             "task.packing: in this architecture rows that share a sequence see each other",
             where=f"model_type: {config.model_type}",
@@ -139,12 +121,36 @@ def refuse_mixed_rows(model: nn.Module) -> None:
         )
 
 
-def _logits(model: Any, ids: Tensor, **inputs: Tensor) -> Tensor:
-    """What the model says as it is, dropout off."""
+def _keeps_rows_apart(model: Any) -> bool:
+    """Whether a row's logits are the same whatever stands before it, and those of the row alone.
+
+    There are two sequences, since some attention kernels look for packed rows in single ones only.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return False
+    first, other, row = _made_up_rows(model.config.get_text_config().vocab_size)
+    packed = torch.stack([torch.cat([before, row]) for before in (first, other)])
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(row))]).expand_as(packed)
+    found, changed = _logits(model, input_ids=packed, position_ids=positions)[:, len(first) :]
+    (alone,) = _logits(model, input_ids=row[None])
+    # Whatever the precision, numbers of the same shapes agree in all digits; those of others in half of them.
+    half = torch.finfo(found.dtype).eps ** 0.5
+    return _difference(found, changed) < _SAME and _difference(found, alone) < half
+
+
+def _made_up_rows(vocabulary: int) -> list[Tensor]:
+    """Two rows of the same length, and one to stand after either."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(vocabulary, (length,), generator=generator) for length in (9, 9, 12)]
+
+
+def _logits(model: Any, **inputs: Tensor) -> Tensor:
+    """What the model says as it is, without dropout."""
     training = model.training
     model.eval()
-    with torch.inference_mode():
-        given = {name: value.to(model.device) for name, value in {"input_ids": ids, **inputs}.items()}
+    with torch.no_grad():
+        given = {name: value.to(model.device) for name, value in inputs.items()}
         logits = model(**given, use_cache=False)["logits"]
     model.train(training)
     return logits
