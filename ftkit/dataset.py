@@ -122,7 +122,7 @@ def _records(
         if blank is not None and task.blank(fields):
             blank.append(where)
         else:
-            yield task.read(fields, where)
+            yield from task.read_all(fields, where)
 
 
 def _declared(data: DataSource, task: Task) -> tuple[str, ...]:

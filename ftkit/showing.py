@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftkit.dataset import load_records
 from ftkit.errors import InputError
 from ftkit.estimator import family_of, texts_of
 from ftkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ftkit.training.heads import Features
 
 _FEWEST_ROWS = 64
 
@@ -20,25 +23,31 @@ class Example:
     """A row of features.
 
     Attributes:
-        where: The row of the data that it is made of, or begins in.
+        where: The row of the data that it is made of, or begins in; of a packed sequence, its first ones.
         reads: The tokens that go in.
         learned: For each of them, whether the model learns to say it there; empty for a head that says
             something else.
         answer: What is learned besides: the label, or the tokens that a decoder writes.
+        rows: Of a packed sequence, the first token of each row and the row's place.
     """
 
     where: str
     reads: tuple[str, ...]
     learned: tuple[bool, ...]
     answer: str = ""
+    rows: tuple[tuple[int, str], ...] = ()
 
     def lines(self) -> Iterator[str]:
         """The example for a person to read: a token a line, what is learned marked."""
         count = sum(self.learned)
         yield f"{self.where}: {len(self.reads)} tokens" + (f", {count} learned (>)" if self.learned else "")
+        begins, first = dict(self.rows), 0
         for number, token in enumerate(self.reads):
+            if number in begins:
+                first = number
+                yield f"    -- {begins[number]}"
             mark = ">" if self.learned and self.learned[number] else " "
-            yield f"{number:>5} {mark} {token}"
+            yield f"{number - first:>5} {mark} {token}"
         if self.answer:
             yield f"      = {self.answer}"
 
@@ -85,6 +94,7 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
     """
     from ftkit.models import fresh, loading
     from ftkit.training.language_head import IGNORED
+    from ftkit.training.packing import Packed
 
     dataset = load_records(recipe.data, recipe.task)
     train = dataset["train"]
@@ -102,12 +112,17 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
         longest = loading.longest_input(found, tokenizer, source.max_length)
     objective = recipe.task.objective(dataset.labels, train, family=family, label_smoothing=0.0)
     objective.prepare(tokenizer, longest)
-    looked = train[: max(count, _FEWEST_ROWS)]
+    # Which rows share a sequence is known when all are.
+    looked = train if objective.packing else train[: max(count, _FEWEST_ROWS)]
     encoded = objective.training_rows(looked, tokenizer, longest)
     if not encoded.features:
         raise InputError(f"nothing can be learned from the first {len(looked)} rows: {encoded.notes[0]}")
+    features: Sequence[Features] = encoded.features
+    where = [train[owner].where for owner in encoded.owners]
+    if packed := Packed(features, longest) if objective.packing else None:
+        features = packed
     examples = []
-    for number, row in enumerate(islice(encoded.features, count)):
+    for number, row in enumerate(islice(features, count)):
         seen = objective.vary(row, (recipe.seed, 0, number))
         ids, labels = seen["input_ids"], seen.get("labels")
         learned, answer = (), ""
@@ -118,5 +133,10 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
         elif labels is not None:
             answer = str(labels)
         reads = tuple(map(str, tokenizer.convert_ids_to_tokens(ids)))
-        examples.append(Example(train[encoded.owners[number]].where, reads, learned, answer))
+        if packed is None:
+            examples.append(Example(where[number], reads, learned, answer))
+        else:
+            starts = [place for place, position in enumerate(row["position_ids"]) if position == 0]
+            rows = tuple(zip(starts, (where[one] for one in packed.groups[number]), strict=True))
+            examples.append(Example(packed.places(where)[number], reads, learned, answer, rows))
     return examples

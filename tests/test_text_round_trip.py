@@ -151,6 +151,21 @@ def test_every_form_says_the_same(form: str, tmp_path: Path) -> None:
             assert record.target.text in COLOURS  # type: ignore[union-attr]
 
 
+def test_every_instance_of_a_row_is_a_record(tmp_path: Path) -> None:
+    """Each is a question of its own; of the rows, as many are read as are asked for."""
+    answered = [{"input": "a", "output": "1"}, {"input": "", "output": "2"}]
+    rows = [{"instruction": "x", "instances": answered}, {"instruction": "y", "instances": answered[:1]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, {"instruction": "z", "instances": answered}])))
+    records = load_records(DataSource(train_file=str(path)), Instruction(), limit=2)["train"]
+    assert [(record.text, record.target.text) for record in records] == [  # type: ignore[union-attr]
+        ("x\n\na", "1"), ("x", "2"), ("y\n\na", "1"),
+    ]  # fmt: skip
+    assert [record.where.removeprefix(f"{path}:") for record in records] == [
+        "1, instance 1", "1, instance 2", "2",
+    ]  # fmt: skip
+
+
 def test_a_rows_own_system_prompt_wins(tmp_path: Path) -> None:
     rows = [
         {"instruction": "a", "output": "b", "system": "own"},

@@ -170,6 +170,13 @@ def test_windows_hold_the_answer(tiny: Callable, longest: int) -> None:
         ("t5", {"type": "qa"}, "set task.formulation: text"),
         ("bert", {"type": "text2text"}, "does not work with models of the family encoder"),
         ("bert", {"type": "instruction"}, "does not work with models of the family encoder"),
+        ("t5", {"type": "text2text", "packing": True}, "packing is for decoders: in an encoder"),
+        (
+            "bert",
+            {"type": "language_modeling", "documents": "separate", "packing": True},
+            "packing is for decoders: in an encoder",
+        ),
+        ("gpt2", {"type": "language_modeling", "packing": True}, "set documents: separate"),
     ],
 )
 def test_refused_pairs(tiny: Callable, colours: Path, architecture: str, task: dict, words: str) -> None:

@@ -16,52 +16,73 @@ WORDS = (
 ).split()
 
 _SIZES: dict[str, Any] = {
-    "vocab_size": 0,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 64,
 }
+# Decoders have room for a prompt and an answer in bytes.
+_DECODER = _SIZES | {"max_position_embeddings": 256}
+_GROUPED = _DECODER | {"num_key_value_heads": 2}
+_SIZES_OF: dict[str, dict[str, Any]] = {
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64},
+    "electra": _SIZES | {"embedding_size": 32},
+    "modernbert": _SIZES | {
+        "global_attn_every_n_layers": 2, "local_attention": 16, "reference_compile": False,
+        "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "llama": _GROUPED | {"bos_token_id": 0, "eos_token_id": 2},
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 8},
+    # Its window is shorter than the rows.
+    "mistral": _GROUPED | {"sliding_window": 16},
+    "gemma": _GROUPED | {"head_dim": 8},
+    "gpt_neox": _DECODER,
+    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "ffn_dim": 64, "max_position_embeddings": 256},
+    "t5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64},
+    "mt5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64},
+    "bart": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+             "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+             "max_position_embeddings": 256},
+}  # fmt: skip
+# These are saved with their language model head, as their checkpoints are.
+_HEADED = {
+    **dict.fromkeys(("qwen2", "qwen3", "mistral", "gemma", "gpt_neox", "opt"), "AutoModelForCausalLM"),
+    **dict.fromkeys(("mt5", "bart"), "AutoModelForSeq2SeqLM"),
+}
 
 
 def build_model(architecture: str, folder: Path) -> Path:
-    """Save a small encoder without a task head, as a pretrained checkpoint is.
+    """Save a small model as a pretrained checkpoint is; the older ones without a head.
 
     Args:
-        architecture: bert, distilbert, roberta, deberta-v2, electra, modernbert; gpt2, llama; t5.
+        architecture: bert, distilbert, roberta, deberta-v2, electra, modernbert; gpt2, llama, qwen2, qwen3,
+            mistral, gemma, gpt_neox, opt; t5, mt5, bart.
         folder: Where to.
     """
     import torch
-    from transformers import AutoConfig, AutoModel
+    import transformers
+    from transformers import AutoConfig
 
     torch.manual_seed(0)
-    tokenizers = {"roberta": _byte_level, "gpt2": _gpt2, "llama": _llama, "t5": _t5}
+    tokenizers = {
+        "roberta": _byte_level, "gpt2": _gpt2, "llama": _llama, "t5": _t5, "qwen2": _qwen, "qwen3": _qwen,
+        "mistral": _llama, "gemma": _gemma, "gpt_neox": _gpt2, "opt": _opt, "mt5": _t5, "bart": _byte_level,
+    }  # fmt: skip
     tokenizer = tokenizers.get(architecture, _wordpiece)(folder)
-    sizes = {**_SIZES, "vocab_size": len(tokenizer)}
-    if architecture == "distilbert":
-        sizes = {"vocab_size": len(tokenizer), "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
-                 "max_position_embeddings": 64}  # fmt: skip
-    if architecture == "gpt2":
-        sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-    if architecture == "llama":
-        sizes |= {
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-        }
-    if architecture == "t5":
-        sizes = {"vocab_size": len(tokenizer), "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8,
-                 "d_ff": 64, "decoder_start_token_id": tokenizer.pad_token_id,
-                 "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
-    if architecture == "electra":
-        sizes["embedding_size"] = 32
-    if architecture == "modernbert":
-        sizes |= {"global_attn_every_n_layers": 2, "local_attention": 16, "reference_compile": False,
-                  "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
-    sizes["pad_token_id"] = tokenizer.pad_token_id
-    model = AutoModel.from_config(AutoConfig.for_model(architecture, **sizes))
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    sizes |= _SIZES_OF.get(architecture, _SIZES)
+    if architecture in _HEADED:
+        sizes |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if architecture in ("t5", "mt5"):
+        sizes |= {"decoder_start_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if architecture == "bart":
+        sizes |= {"decoder_start_token_id": tokenizer.eos_token_id}
+    auto = getattr(transformers, _HEADED.get(architecture, "AutoModel"))
+    model = auto.from_config(AutoConfig.for_model(architecture, **sizes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -125,15 +146,38 @@ def _gpt2(folder: Path) -> Any:
 
 def _llama(folder: Path) -> Any:
     """As LLaMA's: a begin token before each text, no padding token."""
+    return _begun(["<s>", "<unk>", "</s>"], "<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _qwen(folder: Path) -> Any:
+    """As Qwen's: no begin token, padding and the end of an answer apart."""
+    return _plain_byte_level(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def _begun(tokens: list[str], begin: str, **special: Any) -> Any:
+    """With a begin token before each text."""
     from tokenizers import processors
 
-    tokenizer = _plain_byte_level(
-        ["<s>", "<unk>", "</s>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    tokenizer = _plain_byte_level(tokens, bos_token=begin, **special)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, tokens.index(begin))]
     )
     return tokenizer
+
+
+def _gemma(folder: Path) -> Any:
+    """As Gemma's: a padding token, and a begin token before each text."""
+    return _begun(
+        ["<pad>", "<eos>", "<bos>", "<unk>"], "<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def _opt(folder: Path) -> Any:
+    """As OPT's: the end token also begins each text."""
+    return _begun(["<s>", "<pad>", "</s>", "<unk>"], "</s>", eos_token="</s>", pad_token="<pad>",
+                  unk_token="<unk>")  # fmt: skip
 
 
 def _t5(folder: Path) -> Any:

@@ -68,6 +68,10 @@ class Task(Component):
             InputError: A value is empty or of the wrong kind, with the row.
         """
 
+    def read_all(self, values: Mapping[str, Any], where: str) -> Iterator[Record]:
+        """The records of a row: one, where a task does not find several in it."""
+        yield self.read(values, where)
+
     def refusal(self, family: str, metrics: Sequence[str]) -> str:
         """Why models of this family cannot do what is asked; empty where they can."""
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -100,6 +100,19 @@ class Instruction(WritingTask):
             turns = (Turn("system", text_of(system, "system", where)), *turns)
         return Record(text=turns[-1].content, target=answer, where=where, turns=turns)
 
+    def read_all(self, values: Mapping[str, Any], where: str) -> Iterator[Record]:
+        """A record for each instance of a Self-Instruct row."""
+        instances = values.get("instances")
+        if not instances:
+            yield self.read(values, where)
+            return
+        if not isinstance(instances, list) or not all(isinstance(one, Mapping) for one in instances):
+            raise InputError("instances is no list of objects with input and output", where=where)
+        for number, instance in enumerate(instances, 1):
+            place = where if len(instances) == 1 else f"{where}, instance {number}"
+            own = {"input": instance.get("input"), "output": instance.get("output")}
+            yield self.read({**values, **own}, place)
+
     def example_inputs(self, family: str) -> str:
         system = f'{{"role": "system", "content": {json.dumps(self.system)}}}, ' if self.system else ""
         messages = f'[{system}{{"role": "user", "content": "..."}}], add_generation_prompt=True'
@@ -145,11 +158,6 @@ def _single(values: Mapping[str, Any], where: str) -> tuple[tuple[Turn, ...], Wr
     """An instruction with its input, and the answer."""
     instruction = text_of(values.get("instruction"), "instruction", where)
     given, output = values.get("input"), values.get("output")
-    if instances := values.get("instances"):
-        first = instances[0] if isinstance(instances, list) else None
-        if not isinstance(first, Mapping):
-            raise InputError("instances is no list of objects with input and output", where=where)
-        given, output = first.get("input"), first.get("output")
     asked = f"{instruction}\n\n{text_of(given, 'input', where)}" if str(given or "").strip() else instruction
     return (Turn("user", asked),), right_texts(output, "output", where)
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from ftkit.records import Prediction, Record, Writing
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
+from ftkit.tasks.writing import packing_refusal
 
 if TYPE_CHECKING:
     from ftkit.training.heads import Objective
@@ -29,6 +30,10 @@ class LanguageModeling(Task):
     documents: Literal["packed", "separate"] = "packed"
     """Whether documents are joined end to end and cut into blocks of `model.max_length`, or each is read
     by itself, in as many windows as it needs."""
+    packing: bool = False
+    """Whether documents that are read by themselves (`documents: separate`) share sequences of
+    `model.max_length` tokens in training without seeing each other (decoders);
+    `per_device_train_batch_size` then counts sequences."""
     stride: PositiveInt | None = None
     """In evaluation, how many tokens a window goes on; the rest is only read, so that each token has that
     much context. By default windows do not overlap. For decoders."""
@@ -43,6 +48,14 @@ class LanguageModeling(Task):
     answer_fields: ClassVar[tuple[str, ...]] = ()
     pipeline: ClassVar[str | None] = None
 
+    @model_validator(mode="after")
+    def _packs_what_is_apart(self) -> LanguageModeling:
+        if self.packing and self.documents == "packed":
+            raise ValueError(
+                "packing keeps documents apart, documents: packed joins them; set documents: separate"
+            )
+        return self
+
     @property
     def answer(self) -> str:
         return "document"
@@ -54,6 +67,8 @@ class LanguageModeling(Task):
     def refusal(self, family: str, metrics: Sequence[str]) -> str:
         if family == "decoder":
             return ""
+        if self.packing:
+            return packing_refusal(family)
         if "bits_per_byte" in metrics:
             return "bits_per_byte needs a decoder: others foretell only the tokens that are hidden from them"
         return "task.stride is for decoders" if self.stride else ""
@@ -82,7 +97,8 @@ class LanguageModeling(Task):
         return DocumentHead(
             kind=cast("Kind", family),
             label_smoothing=label_smoothing,
-            packed=self.documents == "packed",
+            packing=self.packing,
+            join=self.documents == "packed",
             stride=self.stride,
             noise=self.mlm_probability,
             mean_span=self.mean_noise_span_length,

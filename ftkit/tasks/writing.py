@@ -33,6 +33,9 @@ class WritingTask(Task):
     truncation: Literal["left", "right", "drop", "error"] = "left"
     """What happens to a row longer than `model.max_length`: the left or right end of its input is cut,
     the row is left out of training, or it is an error. An answer is never cut."""
+    packing: bool = False
+    """Whether training rows share sequences of `model.max_length` tokens without seeing each other
+    (decoders); `per_device_train_batch_size` then counts sequences."""
 
     @property
     def answer(self) -> str:
@@ -41,6 +44,9 @@ class WritingTask(Task):
     @property
     def writes(self) -> bool:
         return True
+
+    def refusal(self, family: str, metrics: Sequence[str]) -> str:
+        return packing_refusal(family) if self.packing else ""
 
     @abstractmethod
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
@@ -62,6 +68,7 @@ class WritingTask(Task):
             render=lambda record, tokenizer: self.render(record, tokenizer, family),
             read=_read,
             truncation=self.truncation,
+            packing=self.packing,
             **self.template_options(),
         )
 
@@ -89,6 +96,13 @@ class WritingTask(Task):
         asked = " ".join(record.text.split())
         shown = asked if len(asked) <= _LONGEST_SHOWN else asked[: _LONGEST_SHOWN - 3] + "..."
         return f"{shown}\n  {cast('Writing', prediction.value).text}"
+
+
+def packing_refusal(family: str) -> str:
+    """Why rows of models of this family cannot share sequences; empty where they can."""
+    if family == "decoder":
+        return ""
+    return "task.packing is for decoders: in an encoder the rows of a sequence see each other"
 
 
 def _read(text: str, record: Record, known: Prediction) -> Prediction:

@@ -48,7 +48,7 @@ class Collator:
     @property
     def per_token(self) -> frozenset[str]:
         """Keys of a batch whose tensors have a column a token."""
-        names = frozenset(self.tokenizer.model_input_names)
+        names = frozenset(self.tokenizer.model_input_names) | {"position_ids"}
         return names | {"labels"} if self.objective.per_token else names
 
     def pad(self, features: Sequence[Features]) -> Batch:
@@ -57,11 +57,16 @@ class Collator:
         inputs = [{name: row[name] for name in names} for row in features]
         longest = max(len(row["input_ids"]) for row in features)
         width = max(longest, min(_rounded(longest), self.max_length))
-        return dict(
+        batch = dict(
             self.tokenizer.pad(
                 inputs, padding="max_length", max_length=width, padding_side="right", return_tensors="pt"
             )
         )
+        if "position_ids" in features[0]:
+            # Padding begins at 0 too: it is one more row, which nobody learns from.
+            places = [row["position_ids"] for row in features]
+            batch["position_ids"] = torch.tensor([[*row, *range(width - len(row))] for row in places])
+        return batch
 
 
 class Rows(torch.utils.data.Dataset[tuple[int, float, Features]]):

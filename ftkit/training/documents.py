@@ -34,14 +34,14 @@ class DocumentHead(LanguageHead):
     Args:
         kind: The family of the model.
         label_smoothing: As for any language model head.
-        packed: Whether documents are joined.
+        join: Whether documents are joined.
         stride: In evaluation, how many tokens a window goes on; the rest of it is only read (decoders).
         noise: Share of the tokens that are masked or corrupted (not for decoders).
         mean_span: Mean length of a corrupted span in tokens (encoder-decoders; Raffel et al., 2020,
             section 3.3.4).
     """
 
-    packed: bool = field(default=True, kw_only=True)
+    join: bool = field(default=True, kw_only=True)
     stride: int | None = field(default=None, kw_only=True)
     noise: float = field(default=0.15, kw_only=True)
     mean_span: float = field(default=3.0, kw_only=True)
@@ -83,7 +83,7 @@ class DocumentHead(LanguageHead):
         documents = self._documents(records, tokenizer)
         size = self._size(max_length)
         step = (stride if self.kind == "decoder" else None) or size - (self.kind == "decoder")
-        if not self.packed:
+        if not self.join:
             found = [(n, row) for n, ids in enumerate(documents) for _, row in self._rows(ids, size, step)]
             return Encoded([row for _, row in found], [owner for owner, _ in found])
         # A window belongs to the document that its first token is of.

@@ -20,6 +20,8 @@ from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
+from ftkit.training.language_head import LanguageHead
+from ftkit.training.packing import Packed, refuse_mixed_rows
 from ftkit.training.precision import autocast, resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.profiling import Profile
@@ -85,6 +87,8 @@ class TrainedEstimator:
         self.encoded = self.objective.training_rows(train, loaded.tokenizer, self.max_length)
         if not self.encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
+        if self.objective.packing:
+            refuse_mixed_rows(self.model)
         if isinstance(self.objective, WritingHead):
             self._room()
         self.new_parameters = loaded.new_parameters
@@ -114,12 +118,18 @@ class TrainedEstimator:
         """
         encoded = self.encoded
         figures = self._describe(encoded, len(train))
+        features: Sequence[Features] = encoded.features
+        where = [train[owner].where for owner in encoded.owners]
+        if self.objective.packing:
+            features = packed = Packed(features, self.max_length)
+            where = packed.places(where)
+            figures["packed_sequences"] = self._describe_packing(packed)
         engine = Engine(
             self.model,
             self.arguments,
-            features=encoded.features,
+            features=features,
             collator=self.collator,
-            where=[train[owner].where for owner in encoded.owners],
+            where=where,
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
@@ -213,6 +223,11 @@ class TrainedEstimator:
             )  # fmt: skip
         for note in encoded.notes:
             log.warning("  note: training: %s", note)
+        if isinstance(self.objective, LanguageHead) and self.new_parameters:
+            log.warning(
+                "  note: the checkpoint has no language model head that fits; new, from random numbers: %s",
+                ", ".join(self.new_parameters),
+            )
         return {
             "parameters": total,
             "trained_parameters": trained,
@@ -221,6 +236,15 @@ class TrainedEstimator:
             "max_length": self.max_length,
             "truncated_rows": encoded.truncated,
         }
+
+    def _describe_packing(self, packed: Packed) -> int:
+        """Say how well the rows fill their sequences; returns how many these are."""
+        log.info(
+            "  %s rows share %s sequences of %d tokens (%.1f %% full); a batch counts sequences",
+            f"{len(packed.features):,}", f"{len(packed):,}", self.max_length,
+            100 * packed.tokens / (len(packed) * self.max_length),
+        )  # fmt: skip
+        return len(packed)
 
     def _arguments(self, workplace: Workplace, validated: bool) -> TrainingArguments:
         """The recipe's arguments over ftkit's defaults."""

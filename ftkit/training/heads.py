@@ -47,6 +47,9 @@ class Encoded:
 class Objective(ABC):
     """What a head's logits mean."""
 
+    packing: bool = False
+    """Whether training rows share sequences."""
+
     @property
     def per_token(self) -> bool:
         """Whether labels have a column for each token of the inputs, and are trimmed with them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -30,10 +30,12 @@ class LanguageHead(Objective):
     Args:
         kind: The family of the model.
         label_smoothing: Share of the probability spread over all tokens (Szegedy et al., 2016).
+        packing: Whether training rows share sequences (decoders).
     """
 
     kind: Kind
     label_smoothing: float = 0.0
+    packing: bool = field(default=False, kw_only=True)
 
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
         if self.kind == "encoder_decoder":
@@ -52,6 +54,10 @@ class LanguageHead(Objective):
             used = (labels != IGNORED).any(dim=0).nonzero()
             labels = labels[:, : int(used.max()) + 1 if len(used) else 1]
             inputs = {**inputs, "decoder_input_ids": shifted(labels, whole.config)}
+        if "position_ids" in inputs:
+            # Packed rows: transformers reads from the positions where each begins, but only without a
+            # mask; one of all ones would silently let them see each other.
+            inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
         targets = labels[:, 1:] if self.kind == "decoder" else labels
         learned = targets != IGNORED
         cache = {} if self.kind == "encoder" else {"use_cache": False}

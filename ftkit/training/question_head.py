@@ -90,11 +90,17 @@ class QuestionHead(Objective):
         return torch.stack([found["start_logits"], found["end_logits"]], dim=2)
 
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
-        return torch.tensor([row["labels"] for row in features])
+        """First and last token of the answer, and how many tokens the window has."""
+        return torch.tensor([[*row["labels"], len(row["input_ids"])] for row in features])
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean of both ends' losses, as transformers' heads have it."""
-        logits = logits.float()
+        """The mean of both ends' losses, as transformers' heads have it of a row without padding.
+
+        Padding cannot be an answer: with it, a loss would hang on the longest row of the batch.
+        """
+        places = torch.arange(logits.shape[1], device=logits.device)
+        padding = places >= labels[:, 2:]
+        logits = logits.float().masked_fill(padding[..., None], float("-inf"))
         ends = [functional.cross_entropy(logits[..., n], labels[:, n], reduction="none") for n in (0, 1)]
         return (ends[0] + ends[1]) / 2
 

@@ -34,7 +34,9 @@ class Meter:
         """Count a batch, or a part of one."""
         mask = batch.get("attention_mask")
         if mask is not None:
-            self.rows += len(mask)
+            positions = batch.get("position_ids")
+            # Packed rows begin where positions do.
+            self.rows += len(mask) if positions is None else int(((positions == 0) & (mask == 1)).sum())
             self.tokens += int(mask.sum())
             self.computed += mask.numel()
 

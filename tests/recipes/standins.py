@@ -26,7 +26,7 @@ class StandIn:
         labels: The label names in the order that the data set declares; none where the answer is a text.
         scored: The split a run is scored on.
         sizes: Rows of each split as ftkit sees them, fractions cut off.
-        notes: What ftkit says of the rows.
+        notes: What ftkit says of the rows; `{folder}` stands for the folder of the stand-in.
         reads: What a recipe's `data` block names, by key: the folder, or files in it.
         problem_type: What transformers calls the problem; it has no name for tagged words and for texts.
     """
@@ -495,6 +495,55 @@ def write_smol_smoltalk(folder: Path) -> None:
     write(folder, features, {"train": rows(100, 0), "test": rows(8, 100)})
 
 
+def write_squad(folder: Path) -> None:
+    """rajpurkar/squad: the same article for several questions; train and validation only."""
+    answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+    features = Features(
+        id=Value("string"), title=Value("string"), context=Value("string"), question=Value("string"),
+        answers=answers,
+    )  # fmt: skip
+
+    def rows(split: str, count: int, first: int) -> Rows:
+        found = []
+        for number in range(first, first + count):
+            # The second article of each split needs several windows.
+            context = "Rain fell. " * (20 * (number == first + 1)) + f"Day {number} was quiet."
+            answer = f"Day {number}"
+            # In validation three people have answered.
+            times = 1 if split == "train" else 3
+            found.append({
+                "id": f"{number:024x}", "title": "Days", "context": context,
+                "question": "Which day was quiet?",
+                "answers": {"text": [answer] * times, "answer_start": [context.find(answer)] * times},
+            })  # fmt: skip
+        return _columns(found)
+
+    splits = {"train": rows("train", 40, 0), "validation": rows("validation", 8, 40)}
+    write(folder, features, splits, "plain_text")
+
+
+def write_wikitext(folder: Path) -> None:
+    """Salesforce/wikitext: a row is a line with its end and a space before it, or blank as the first one.
+
+    The words of the configurations that are not raw are split and rare ones replaced.
+    """
+    features = _strings("text")
+
+    def lines(articles: int, first: int) -> list[str]:
+        found = []
+        for day in range(first, first + articles):
+            found += ["", f" = Day {day} = \n", "", f" Rain fell on day {day} , and on the day after it . \n"]
+        return found
+
+    for config in ("wikitext-2-raw-v1", "wikitext-2-v1"):
+        splits = {split: {"text": lines(*which)} for split, which in _ARTICLES.items()}
+        write(folder, features, splits, config)
+
+
+# Articles of each split, and the number of the first one.
+_ARTICLES = {"train": (12, 0), "validation": (3, 12), "test": (4, 15)}
+
+
 def _text_standin(write: Callable[[Path], None], *notes: str, **sizes: int) -> StandIn:
     """Of texts that a model writes."""
     return StandIn(write, (), "test", sizes, notes=notes, problem_type=None)
@@ -554,6 +603,17 @@ STANDINS = {
     "abisee/cnn_dailymail": _text_standin(write_cnn_dailymail, train=24, validation=6, test=8),
     "tuetschek/e2e_nlg": _text_standin(
         write_e2e_nlg, "12 of 24 training rows repeat an earlier text", train=24, validation=6, test=8
+    ),
+    "rajpurkar/squad": _text_standin(write_squad, train=39, validation=1, test=8),
+    "Salesforce/wikitext": _text_standin(
+        write_wikitext,
+        *(
+            f"{split}: {2 * articles} rows hold nothing and are left out (first: {{folder}}[{split}] row 1)"
+            for split, (articles, _) in _ARTICLES.items()
+        ),
+        train=24,
+        validation=6,
+        test=8,
     ),
     "yahma/alpaca-cleaned": _text_standin(write_alpaca, train=58, validation=1, test=1),
     "databricks/databricks-dolly-15k": _text_standin(write_dolly, train=54, validation=3, test=3),

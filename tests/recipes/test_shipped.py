@@ -36,9 +36,10 @@ MODELS = {
     "google-t5/t5-base": "t5",
     "google/flan-t5-base": "t5",
     "facebook/bart-base": "bart",
+    "a new gpt2": "scratch",
 }
 # The architecture to stand in for it, where that is called otherwise.
-TINY = {"qwen": "llama", "smollm2": "llama", "bart": "t5"}
+TINY = {"qwen": "qwen2", "smollm2": "llama", "scratch": "gpt2"}
 DATA = {
     "stanfordnlp/sst2": "sst2",
     "fancyzhx/ag_news": "ag_news",
@@ -59,14 +60,18 @@ DATA = {
     "databricks/databricks-dolly-15k": "dolly",
     "HuggingFaceH4/no_robots": "no_robots",
     "HuggingFaceTB/smol-smoltalk": "smol_smoltalk",
+    "rajpurkar/squad": "squad",
+    "Salesforce/wikitext": "wikitext",
 }
-# What a model's outputs are called, given the labels; a text has no names.
+# What a head's outputs are called, given the labels; of a text, a place and a loss nothing is.
 OUTPUTS: dict[str, Callable[[Sequence[str]], Sequence[str]] | None] = {
     "classification": tuple,
     "ner": tag_names,
     "regression": tuple,
     "text2text": None,
     "instruction": None,
+    "language_modeling": None,
+    "qa": None,
 }
 
 
@@ -82,14 +87,22 @@ def data_of(recipe: Recipe) -> str:
 
 def architecture_of(recipe: Recipe) -> str:
     """The architecture that stands in for a recipe's model."""
-    name = MODELS[recipe.model.name_or_path]
+    name = MODELS[recipe.model.name]
     return TINY.get(name, name)
 
 
 def smaller(recipe: Recipe) -> list[str]:
     """What to `--set` so that a tiny model is through in a second."""
-    if OUTPUTS[recipe.task.type] is not None:
+    if not recipe.task.writes and OUTPUTS[recipe.task.type] is not None:
         return ["model.max_length=32"]
+    if recipe.model.from_config:
+        shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 64}
+        sizes = [f"model.from_config.{key}={value}" for key, value in shape.items()]
+        return [*sizes, "model.tokenizer.vocab_size=300", "model.max_length=64"]
+    if recipe.task.type == "language_modeling":
+        return ["model.max_length=64"]
+    if not recipe.task.writes:
+        return ["model.max_length=64", "task.stride=16"]
     # The tokenizers of the tiny models that write know no words, only letters.
     fewer = ["model.max_length=200", "generation.max_new_tokens=4", "generation.min_new_tokens=null"]
     return [*fewer, "generation.num_beams=2"] if recipe.generation.num_beams > 1 else fewer
@@ -109,13 +122,13 @@ def test_there_are_recipes_and_ftkit_finds_the_same() -> None:
 def test_no_stand_in_is_left_over() -> None:
     recipes = [ftkit.load_recipe(name) for name in NAMES]
     assert {data_of(recipe) for recipe in recipes} == STANDINS.keys() == DATA.keys()
-    assert {recipe.model.name_or_path for recipe in recipes} == MODELS.keys()
+    assert {recipe.model.name for recipe in recipes} == MODELS.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_model_and_data_have_a_stand_in(name: str) -> None:
     recipe = ftkit.load_recipe(name)
-    assert recipe.model.name_or_path in MODELS, "add the model to MODELS above"
+    assert recipe.model.name in MODELS, "add the model to MODELS above"
     assert data_of(recipe) in STANDINS, "add the data set to standins.py"
     assert recipe.task.type in OUTPUTS, "add the task to OUTPUTS above"
 
@@ -124,7 +137,7 @@ def test_its_model_and_data_have_a_stand_in(name: str) -> None:
 def test_its_name_says_what_it_is(name: str) -> None:
     recipe = ftkit.load_recipe(name)
     data = DATA[data_of(recipe)] or recipe.data.dataset_config_name
-    stem = f"{MODELS[recipe.model.name_or_path]}_{recipe.method.type}_{data}"
+    stem = f"{MODELS[recipe.model.name]}_{recipe.method.type}_{data}"
     assert name == f"{recipe.task.type}/{stem}"
     assert yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["output_dir"] == f"runs/{stem}"
 
@@ -165,12 +178,14 @@ def test_it_runs_end_to_end(
     shipped_recipe = ftkit.load_recipe(name)
     data = STANDINS[data_of(shipped_recipe)]
     architecture = architecture_of(shipped_recipe)
+    folder = standin(data_of(shipped_recipe))
+    fresh = shipped_recipe.model.from_config is not None
     run = ftkit.finetune(
         name,
         [
-            f"model.name_or_path={tiny(architecture)}",
+            *([] if fresh else [f"model.name_or_path={tiny(architecture)}"]),
             *smaller(shipped_recipe),
-            *data.settings(standin(data_of(shipped_recipe))),
+            *data.settings(folder),
             "training.max_steps=2",
             "training.per_device_train_batch_size=4",
             f"output_dir={tmp_path / 'run'}",
@@ -181,7 +196,7 @@ def test_it_runs_end_to_end(
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["labels"] == list(data.labels)
     assert {split: part["rows"] for split, part in manifest["data"].items()} == data.sizes
-    assert manifest["notes"] == list(data.notes)
+    assert manifest["notes"] == [note.format(folder=folder) for note in data.notes]
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["split"] == data.scored
@@ -196,7 +211,8 @@ def test_it_runs_end_to_end(
     config = {} if adapters else json.loads((model / "config.json").read_text())
     if not adapters:
         assert config["model_type"] == architecture
-    if (outputs := OUTPUTS[shipped_recipe.task.type]) is not None:
+    outputs = OUTPUTS[shipped_recipe.task.type]
+    if outputs is not None and not shipped_recipe.task.writes:
         # The names of its outputs go along with the model: in its configuration, or beside the adapters.
         head = json.loads((model / "head.json").read_text()) if adapters else config
         assert head["id2label"] == {str(n): name for n, name in enumerate(outputs(data.labels))}
