@@ -30,7 +30,7 @@ def load_records(
         task: How a row is read.
         labels: The labels of a finished run; by default those of the training rows.
         limit: Read at most this many rows of each split.
-        trains: Whether a training split is needed.
+        trains: Whether a training split is needed, and is to be limited.
 
     Raises:
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
@@ -39,8 +39,10 @@ def load_records(
     if labels is None and "train" not in names and trains:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
+    # Shots come from all training rows, however few are scored.
+    most = {split: limit if trains or split != "train" else None for split in names}
     splits = {
-        split: _read(data, task, split, limit, notes, must_answer=labels is None and split == "train")
+        split: _read(data, task, split, most[split], notes, must_answer=labels is None and split == "train")
         for split in names
     }
     for records in splits.values():
@@ -55,6 +57,8 @@ def load_records(
         splits[split], found = task.settle(records, labels)
         notes += [f"{split}: {note}" for note in found]
     splits = _cut_fractions(splits, data, task)
+    if not trains:
+        splits = {split: rows if split == "train" else rows[:limit] for split, rows in splits.items()}
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 

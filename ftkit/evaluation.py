@@ -70,7 +70,9 @@ def evaluate(
     run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
-    dataset = load_records(recipe.data, recipe.task, labels=run.labels, limit=limit)
+    dataset = load_records(
+        recipe.data, recipe.task, labels=run.labels, limit=limit, trains=recipe.method.trains
+    )
     tell(dataset)
     chosen = choose_split(dataset, split)
     log.info("Loading %s", run.folder / "model")

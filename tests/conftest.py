@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def get(architecture: str) -> Path:
         if architecture not in folders:
             folders[architecture] = build_model(architecture, tmp_path_factory.mktemp("tiny") / architecture)
+        return folders[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny model whose checkpoint holds its language model head."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    kinds: dict[str, Any] = {"t5": AutoModelForSeq2SeqLM, "bert": AutoModelForMaskedLM}
+    folders: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in folders:
+            folder = tmp_path_factory.mktemp("whole") / architecture
+            torch.manual_seed(1)
+            kind = kinds.get(architecture, AutoModelForCausalLM)
+            kind.from_pretrained(tiny(architecture)).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(tiny(architecture)).save_pretrained(folder)
+            folders[architecture] = folder
         return folders[architecture]
 
     return get

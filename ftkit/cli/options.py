@@ -27,7 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what the libraries say.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in output_dir.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of each split.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read at most this many rows of each split (for shots, all are read)."),
+]
 Gates = Annotated[
     list[str] | None,
     typer.Option("--gate", metavar="SCORE>=N", help="Fail with exit code 4 below it; repeatable."),

@@ -301,7 +301,7 @@ def _note_beginnings(plan: Plan) -> None:
     if pairs:
         one, other = pairs[0]
         log.warning(
-            "  note: %d answers begin with another one (%r with %r), and are never likelier than that without "
+            "  note: %d answers begin with another one (%r with %r), and are never likelier without "
             "method.normalization",
             len(pairs), other, one,
         )  # fmt: skip

@@ -38,25 +38,6 @@ def explained(run: ftkit.Run, texts: list[str]) -> list[dict[str, Any]]:
     return explained_records(run, records_of_texts(run, texts, None))
 
 
-@pytest.fixture(scope="session")
-def whole(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A tiny model whose checkpoint holds its language model head."""
-    kinds: dict[str, Any] = {"t5": AutoModelForSeq2SeqLM, "bert": AutoModelForMaskedLM}
-    folders: dict[str, Path] = {}
-
-    def get(architecture: str) -> Path:
-        if architecture not in folders:
-            folder = tmp_path_factory.mktemp("whole") / architecture
-            torch.manual_seed(1)
-            kind = kinds.get(architecture, AutoModelForCausalLM)
-            kind.from_pretrained(tiny(architecture)).save_pretrained(folder)
-            AutoTokenizer.from_pretrained(tiny(architecture)).save_pretrained(folder)
-            folders[architecture] = folder
-        return folders[architecture]
-
-    return get
-
-
 @pytest.fixture
 def asking(recipe: dict[str, Any], whole: Callable[[str], Path]) -> Callable[..., dict[str, Any]]:
     """A recipe that asks a tiny model: `asking("t5", num_fewshot=1)`."""

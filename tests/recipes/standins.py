@@ -522,6 +522,46 @@ def write_squad(folder: Path) -> None:
     write(folder, features, splits, "plain_text")
 
 
+def _science(count: int, first: int) -> Rows:
+    found = []
+    for number in range(first, first + count):
+        texts = [f"the {word} no. {number}" for word in ("sun", "moon", "rain", "wind")]
+        # Some questions have numbers for letters, and some have fewer choices.
+        names = ["A", "B", "C", "D"] if number % 5 else ["1", "2", "3", "4"]
+        kept = 3 if number % 7 == 3 else 4
+        found.append({
+            "id": f"science_{number}", "question": f"Which of these is no. {number}?",
+            "choices": {"text": texts[:kept], "label": names[:kept]}, "answerKey": names[number % kept],
+        })  # fmt: skip
+    return _columns(found)
+
+
+def write_arc_easy(folder: Path) -> None:
+    """allenai/ai2_arc, configuration ARC-Easy: choices as two lists, the answer by its label."""
+    choices = {"text": List(Value("string")), "label": List(Value("string"))}
+    features = Features(
+        id=Value("string"), question=Value("string"), choices=choices, answerKey=Value("string")
+    )
+    splits = {"train": _science(24, 0), "validation": _science(6, 24), "test": _science(8, 30)}
+    write(folder, features, splits, "ARC-Easy")
+
+
+def write_openbookqa(folder: Path) -> None:
+    """allenai/openbookqa, configuration main: as ARC, with another name for the question."""
+    choices = {"text": List(Value("string")), "label": List(Value("string"))}
+    features = Features(
+        id=Value("string"), question_stem=Value("string"), choices=choices, answerKey=Value("string")
+    )
+
+    def rows(count: int, first: int) -> Rows:
+        columns = _science(count, first)
+        columns["question_stem"] = columns.pop("question")
+        return columns
+
+    splits = {"train": rows(24, 0), "validation": rows(6, 24), "test": rows(8, 30)}
+    write(folder, features, splits, "main")
+
+
 def write_wikitext(folder: Path) -> None:
     """Salesforce/wikitext: a row is a line with its end and a space before it, or blank as the first one.
 
@@ -605,6 +645,8 @@ STANDINS = {
         write_e2e_nlg, "12 of 24 training rows repeat an earlier text", train=24, validation=6, test=8
     ),
     "rajpurkar/squad": _text_standin(write_squad, train=39, validation=1, test=8),
+    "allenai/ai2_arc": _text_standin(write_arc_easy, train=24, validation=6, test=8),
+    "allenai/openbookqa": _text_standin(write_openbookqa, train=24, validation=6, test=8),
     "Salesforce/wikitext": _text_standin(
         write_wikitext,
         *(

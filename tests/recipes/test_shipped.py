@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ MODELS = {
     "google-t5/t5-base": "t5",
     "google/flan-t5-base": "t5",
     "facebook/bart-base": "bart",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2",
     "a new gpt2": "scratch",
 }
 # The architecture to stand in for it, where that is called otherwise.
@@ -62,6 +64,8 @@ DATA = {
     "HuggingFaceTB/smol-smoltalk": "smol_smoltalk",
     "rajpurkar/squad": "squad",
     "Salesforce/wikitext": "wikitext",
+    "allenai/ai2_arc": "arc_easy",
+    "allenai/openbookqa": "openbookqa",
 }
 # What a head's outputs are called, given the labels; of a text, a place and a loss nothing is.
 OUTPUTS: dict[str, Callable[[Sequence[str]], Sequence[str]] | None] = {
@@ -72,6 +76,7 @@ OUTPUTS: dict[str, Callable[[Sequence[str]], Sequence[str]] | None] = {
     "instruction": None,
     "language_modeling": None,
     "qa": None,
+    "multiple_choice": None,
 }
 
 
@@ -147,8 +152,9 @@ def test_its_header_is_a_sentence_and_its_command(name: str) -> None:
     first, second, *_ = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert re.fullmatch(r"# [A-Z].{20,105}\.", first)
     assert first == f"# {shipped.summary(name)}"
-    assert second.startswith("#   ftkit finetune ")
-    assert command_of(name)[:3] == ["ftkit", "finetune", name]
+    verb = "finetune" if ftkit.load_recipe(name).method.trains else "eval"
+    assert second.startswith(f"#   ftkit {verb} ")
+    assert command_of(name)[:3] == ["ftkit", verb, name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +177,42 @@ def test_its_command_reads_the_readers_own_files(
         assert Path(getattr(source, key)) == tmp_path / "my" / data.reads[key]
 
 
-@pytest.mark.parametrize("name", NAMES)
+PROMPTED = [name for name in NAMES if "_prompt_" in name]
+TRAINED = [name for name in NAMES if name not in PROMPTED]
+CHAT = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_it_prompts_end_to_end(
+    name: str, whole: Callable[[str], Path], standin: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shipped_recipe = ftkit.load_recipe(name)
+    data = STANDINS[data_of(shipped_recipe)]
+    model = tmp_path / "base"
+    shutil.copytree(whole(architecture_of(shipped_recipe)), model)
+    if not (model / "chat_template.jinja").is_file():
+        (model / "chat_template.jinja").write_text(CHAT)
+    evaluation = ftkit.evaluate(
+        name,
+        [
+            f"model.name_or_path={model}",
+            "model.max_length=250" if shipped_recipe.method.answer != "cloze" else "model.max_length=64",
+            "generation.max_new_tokens=4",
+            *(["method.description=List them."] if shipped_recipe.task.type == "ner" else []),
+            *data.settings(standin(data_of(shipped_recipe))),
+            f"output_dir={tmp_path / 'run'}",
+        ],
+        limit=12,
+    )
+    metrics = evaluation.metrics
+    assert metrics["split"] == data.scored
+    assert metrics["rows"] == min(data.sizes[data.scored], 12)
+    headlines = [metric.name() for metric in shipped_recipe.metrics if isinstance(metric, Headline)]
+    assert list(metrics["metrics"]) == headlines
+    assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_it_runs_end_to_end(
     name: str, tiny: Callable[[str], Path], standin: Callable[[str], Path], tmp_path: Path
 ) -> None:
