@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from forked import Forks
 from tiny import build_model, write_colours
 
 
@@ -109,20 +110,24 @@ def recipe(tiny: Callable[[str], Path], colours: Path, tmp_path: Path) -> dict[s
     }
 
 
-@pytest.fixture
-def ftkit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in a fresh process, in the test's folder."""
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs commands in forks of a process that has imported the libraries."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
-    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ftkit", *map(str, arguments)],
-            cwd=options.pop("cwd", tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            **options,
-        )
+
+@pytest.fixture
+def ftkit(tmp_path: Path, forks: Forks) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, in the test's folder."""
+
+    def run(
+        *arguments: object,
+        cwd: Path = tmp_path,
+        input: str | None = None,  # noqa: A002
+    ) -> subprocess.CompletedProcess[str]:
+        return forks.run(tuple(map(str, arguments)), cwd=cwd, typed=input, timeout=300)
 
     return run
 

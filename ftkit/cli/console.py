@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftkit.report.results import uncertainty
 from ftkit.training.processes import is_main_process
 
 _MOST_LABELS = 20
@@ -65,6 +64,8 @@ def shown(path: Path) -> str:
 
 def scores(metrics: Mapping[str, Any]) -> str:
     """metrics.json as a table: headlines with intervals, then the labels."""
+    from ftkit.report.results import uncertainty  # with all that tasks import, which help does not need
+
     if not metrics:
         return "no scores: there is no labelled test or validation split"
     rows = [(name, f"{score['value']:.4f}", uncertainty(score)) for name, score in metrics["metrics"].items()]

@@ -153,4 +153,4 @@ def test_predict(
 ) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     (tmp_path / "header.csv").write_text("text,label\n")
-    refused(code, "predict", run, *arguments, says=says, watch=(run,), stdin=subprocess.DEVNULL)
+    refused(code, "predict", run, *arguments, says=says, watch=(run,))
