@@ -82,6 +82,7 @@ def make_estimator(
             best_metric=recipe.best_metric,
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
             max_length=max_length or source.max_length,
+            task=recipe.task.model_dump_json(),
             generation=recipe.generation.settings(),
             write_in_validation=recipe.best_needs_text,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -69,7 +69,7 @@ class Engine(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        features: list[Features],
+        features: Sequence[Features],
         collator: Collator,
         where: list[str],
         evaluate: Callable[[], dict[str, float]] | None,

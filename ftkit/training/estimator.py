@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.training.batches import Collator, by_length
+from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
@@ -82,7 +83,7 @@ class TrainedEstimator:
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
-        self.encoded = self.objective.training_rows(train, loaded.tokenizer, self.max_length)
+        self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
         if isinstance(self.objective, WritingHead):
@@ -182,13 +183,19 @@ class TrainedEstimator:
         assert self.tokenizer is not None
         return self.objective.encode(records, self.tokenizer, self.max_length)
 
-    def _encode_known(self, records: Sequence[Record], what: str) -> Encoded:
+    def _encode_once(self, records: Sequence[Record], *, training: bool) -> Encoded:
+        """The same, or rows to learn from, kept for the next start with the same data and settings."""
+        assert self.tokenizer is not None
+        return encode_once(
+            self.objective, records, self.tokenizer, self.max_length, task=self.setup.task, training=training
+        )
+
+    def _known(self, encoded: Encoded, records: Sequence[Record], what: str) -> Encoded:
         """The same, saying what is left out of a score.
 
         Raises:
             InputError: Every row with an answer is.
         """
-        encoded = self._encode(records)
         if isinstance(self.objective, WritingHead) and any(record.target is not None for record in records):
             for note in encoded.notes:
                 log.warning("  note: %s rows: %s", what, note)
@@ -273,7 +280,7 @@ class TrainedEstimator:
         return callbacks
 
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
-        encoded = self._encode_known(validation, "validation")
+        encoded = self._known(self._encode_once(validation, training=False), validation, "validation")
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
@@ -286,7 +293,7 @@ class TrainedEstimator:
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """One prediction a record, in the records' order."""
-        return self._predict(records, self._encode_known(records, "scored"))[0]
+        return self._predict(records, self._known(self._encode(records), records, "scored"))[0]
 
     def _predict(
         self, records: Sequence[Record], encoded: Encoded, *, write: bool = True

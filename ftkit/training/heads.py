@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftkit.records import Prediction, Record
+from ftkit.training.features import FeatureTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ class Encoded:
         notes: What else should be known.
     """
 
-    features: list[Features]
+    features: Sequence[Features]
     owners: list[int]
     truncated: int = 0
     notes: tuple[str, ...] = ()
@@ -191,7 +192,7 @@ def encoded_texts(
     label: Callable[[Any], Any],
 ) -> Encoded:
     """A row of features for each record; `label` makes `labels` of a target."""
-    features: list[Features] = []
+    features = FeatureTable()
     truncated = 0
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]

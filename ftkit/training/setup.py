@@ -72,6 +72,7 @@ class Setup:
         best_metric: Validation score that chooses the checkpoint, and whether more is better.
         early_stopping: Evaluations without improvement to wait for, and the smallest improvement.
         max_length: Longest input asked for; `None` for the model's own.
+        task: The task's settings as text, by which encoded rows are found again.
     """
 
     labels: tuple[str, ...]
@@ -86,6 +87,7 @@ class Setup:
     best_metric: tuple[str, bool]
     early_stopping: tuple[int, float] | None
     max_length: int | None
+    task: str
     generation: Mapping[str, Any] = field(default_factory=dict)
     write_in_validation: bool = True
 

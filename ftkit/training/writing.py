@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record, Turn, Writing
-from ftkit.training.heads import Encoded, Features
+from ftkit.training.features import FeatureTable
+from ftkit.training.heads import Encoded
 from ftkit.training.language_head import IGNORED, LanguageHead
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class WritingHead(LanguageHead):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
         """A row for each record with an answer; one that does not fit has none, and is counted."""
-        features: list[Features] = []
+        features = FeatureTable()
         owners: list[int] = []
         shortened, left_out = 0, []
         for number, record in enumerate(records):
