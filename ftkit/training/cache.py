@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ftkit")
 
 _MOST_BYTES = 20_000_000_000
+_ROWS_THAT_TAKE_LONG = 10_000
 _INDEX, _OWNERS = "index.json", "owners.npy"
 # Chat templates are rendered by these and by ftkit; token ids are the last one's.
 _MAKERS = ("jinja2", "transformers", "tokenizers")
@@ -70,7 +71,10 @@ def encode_once(
     settings = [encode.__name__, type(objective).__name__, _settings(objective), task, max_length, state]
     folder = cache_folder() / _key(settings, records)
     with processes().local_main_process_first():
-        return _look_up(folder, records) or _keep(folder, records, encode(records, tokenizer, max_length))
+        if found := _look_up(folder, records):
+            return found
+        _say("tokenizing %s rows", records)
+        return _keep(folder, records, encode(records, tokenizer, max_length))
 
 
 def cache_folder() -> Path:
@@ -145,7 +149,7 @@ def _look_up(folder: Path, records: Sequence[Record]) -> Encoded | None:
             log.warning("  note: the tokenized rows in %s are damaged (%s); tokenizing again", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
         return None
-    log.info("  %s rows were tokenized before", f"{len(records):,}")
+    _say("%s rows were tokenized before", records)
     return found
 
 
@@ -212,6 +216,11 @@ def _make_room(newest: Path) -> None:
                 return
             shutil.rmtree(entry, ignore_errors=True)
             del sizes[entry]
+
+
+def _say(text: str, records: Sequence[Record]) -> None:
+    level = logging.INFO if len(records) >= _ROWS_THAT_TAKE_LONG else logging.DEBUG
+    log.log(level, f"  {text}", f"{len(records):,}")
 
 
 def _places(records: Sequence[Record]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftkit.records import Prediction, Record
+from ftkit.records import LabelScores, Prediction, Record
 from ftkit.training.features import FeatureTable
 
 if TYPE_CHECKING:
@@ -161,9 +161,10 @@ class SequenceHead(Objective):
     def decode(self, logits: Tensor, features: Sequence[Features]) -> list[Prediction]:
         logits = logits.float()
         probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).tolist()
+        places = {name: place for place, name in enumerate(self.labels)}
         predictions = []
         for row in probabilities:
-            scores = dict(zip(self.labels, row, strict=True))
+            scores = LabelScores(places, row)
             if self.multi_label:
                 chosen = tuple(name for name, score in scores.items() if score >= self.threshold)
                 predictions.append(Prediction(chosen, scores))
