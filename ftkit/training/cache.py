@@ -68,7 +68,7 @@ def encode_once(
     state = _tokenizer_state(tokenizer)
     if state is None:
         return encode(records, tokenizer, max_length)
-    settings = [encode.__name__, type(objective).__name__, _settings(objective), task, max_length, state]
+    settings = [training, type(objective).__name__, _settings(objective), task, max_length, state]
     folder = cache_folder() / _key(settings, records)
     with processes().local_main_process_first():
         if found := _look_up(folder, records):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ftkit")
 
 _EVAL_BATCH = 64
+_RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED = 64
 _SHORTEST_PROMPT = 8
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
@@ -292,8 +293,16 @@ class TrainedEstimator:
     # Predicting -------------------------------------------------------------------------
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
-        """One prediction a record, in the records' order."""
-        return self._predict(records, self._known(self._encode(records), records, "scored"))[0]
+        """One prediction a record, in the records' order.
+
+        Many records go through in parts, so that the features of all are never held at once.
+        """
+        size = max(len(records), 1) if self.objective.joins_records else _RECORDS_AT_ONCE
+        predictions: list[Prediction] = []
+        for start in range(0, len(records), size):
+            part = records[start : start + size]
+            predictions += self._predict(part, self._known(self._encode(part), part, "scored"))[0]
+        return predictions
 
     def _predict(
         self, records: Sequence[Record], encoded: Encoded, *, write: bool = True

@@ -53,6 +53,11 @@ class Objective(ABC):
         """Whether labels have a column for each token of the inputs, and are trimmed with them."""
         return False
 
+    @property
+    def joins_records(self) -> bool:
+        """Whether a row can hold several records, so that they must be encoded together."""
+        return False
+
     @abstractmethod
     def encode(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
