@@ -147,19 +147,20 @@ def test_every_head_gets_back_what_it_made(name: str, training: bool, folder: Pa
     assert len(list(folder.iterdir())) == 1
 
 
-def test_rows_take_little_memory() -> None:
-    """In columns as they are made, and hardly any once they are mapped."""
+def test_rows_take_little_memory(tmp_path: Path) -> None:
+    """In columns as they are made, and hardly any where they are mapped."""
     row = {"input_ids": list(range(1000, 1200)), "attention_mask": [1] * 200}
     tracemalloc.start()
     table = FeatureTable({name: list(values) for name, values in row.items()} for _ in range(200))
     made, _ = tracemalloc.get_traced_memory()
-    assert made < 5 * 80_000, "bytes for 400 numbers in each of 200 rows"
-    mapped = encoded([replace(record, text="red " * 1000) for record in RECORDS * 2], max_length=2000)
-    del table
-    kept, _ = tracemalloc.get_traced_memory()
+    table.save(tmp_path)
+    before, _ = tracemalloc.get_traced_memory()
+    mapped = FeatureTable.mapped(tmp_path, table.names, len(table))
+    after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert sum(len(row["input_ids"]) for row in mapped.features) > 80_000
-    assert kept < 50_000
+    assert made < 5 * 80_000, "bytes for 400 numbers in each of 200 rows"
+    assert after - before < 20_000
+    assert list(mapped) == [row] * 200
 
 
 # What is found again ----------------------------------------------------------------------
