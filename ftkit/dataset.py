@@ -76,9 +76,9 @@ def _known_labels(data: DataSource, task: Task) -> tuple[str, ...]:
         ) from None
 
 
-def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> list[Record]:
-    """Records to predict for: answers are not needed, and not read."""
-    return [replace(record, target=None) for record in _records(rows, data, task, answers=False)]
+def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> Iterator[Record]:
+    """Records to predict for, one at a time: answers are not needed, and not read."""
+    return (replace(record, target=None) for record in _records(rows, data, task, answers=False))
 
 
 def _read(

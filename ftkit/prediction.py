@@ -1,9 +1,12 @@
-"""Predict: answers for new texts from a finished run."""
+"""Predict: answers for new texts from a finished run.
+
+Files and streams are answered part by part, so that memory does not grow with them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from ftkit.dataset import read_unlabelled
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.run import Run
+
+_FIRST_PART, _LARGEST_PART = 64, 4096
 
 
 def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
@@ -59,6 +64,29 @@ def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
     return finished_estimator(run).predict(records) if records else []
 
 
+def predict_stream(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record, Prediction]]:
+    """Each record with its prediction, in order, as soon as the part that it is in was predicted.
+
+    Raises:
+        UsageError: As for `predict_records`, when the record is reached.
+    """
+    from ftkit.estimator import finished_estimator
+
+    estimator = None
+    for part in _parts(records):
+        refuse_other_kind(run, part)
+        estimator = estimator or finished_estimator(run)
+        yield from zip(part, estimator.predict(part), strict=True)
+
+
+def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in growing parts: the first answers come soon, later ones in full batches."""
+    size, rest = _FIRST_PART, iter(records)
+    while part := list(islice(rest, size)):
+        yield part
+        size = min(2 * size, _LARGEST_PART)
+
+
 def refuse_other_kind(run: Run, records: Sequence[Record]) -> None:
     """Pairs go with runs on pairs only.
 
@@ -94,19 +122,21 @@ def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None
     return [run.recipe.task.read(value, f"text {number}") for number, value in enumerate(values, 1)]
 
 
-def records_of_lines(run: Run, lines: Iterable[bytes]) -> list[Record]:
-    """Records of lines: JSON objects with the recipe's columns, or a text each."""
+def records_of_lines(run: Run, lines: Iterable[bytes]) -> Iterator[Record]:
+    """Records of lines, read as they are asked for: JSON objects with the recipe's columns, or texts."""
     numbered = ((f"standard input, line {n}", _decoded(line, n)) for n, line in enumerate(lines, 1))
-    filled = [(where, line) for where, line in numbered if line.strip()]
-    if filled and filled[0][1].lstrip().startswith("{"):
-        rows = ((where, parse_object(line, where)) for where, line in filled)
+    filled = ((where, line) for where, line in numbered if line.strip())
+    first = next(filled, ("", ""))
+    lines_of_rows = chain([first] if first[1] else [], filled)
+    if first[1].lstrip().startswith("{"):
+        rows = ((where, parse_object(line, where)) for where, line in lines_of_rows)
         return read_unlabelled(rows, run.recipe.data.named(), run.recipe.task)
     task = run.recipe.task
-    return [task.read(task.inputs_of([line], None)[0], where) for where, line in filled]
+    return (task.read(task.inputs_of([line], None)[0], where) for where, line in lines_of_rows)
 
 
-def records_of_file(run: Run, path: Path, limit: int | None = None) -> list[Record]:
-    """Records of a file with the recipe's columns; labels are not needed."""
+def records_of_file(run: Run, path: Path, limit: int | None = None) -> Iterator[Record]:
+    """Records of a file with the recipe's columns, read as they are asked for; labels are not needed."""
     source = run.recipe.data.for_file(path)
     return read_unlabelled(islice(source.rows("test"), limit), source, run.recipe.task)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -105,6 +106,33 @@ class Record:
     def question(self) -> tuple[Any, ...]:
         """All of the row but its answer: two rows with the same question are the same row."""
         return (self.text, self.text_pair, *self.turns, *self.choices)
+
+
+class LabelScores(Mapping[str, float]):
+    """Scores of labels, whose names all rows share: a dictionary a row takes twenty times the memory.
+
+    Args:
+        places: The place of each label among the scores.
+        scores: Numbers of single precision.
+    """
+
+    __slots__ = ("_places", "_scores")
+
+    def __init__(self, places: Mapping[str, int], scores: Sequence[float]) -> None:
+        self._places = places
+        self._scores = array("f", scores)
+
+    def __getitem__(self, label: str) -> float:
+        return self._scores[self._places[label]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-# Rows that `datasets` caches stay out of the developer's home, here and in subprocesses.
-_CACHE = tempfile.TemporaryDirectory(prefix="ftkit-datasets-")
-os.environ["HF_DATASETS_CACHE"] = _CACHE.name
+# What `datasets` and ftkit keep stays out of the developer's home, here and in subprocesses.
+_CACHE = tempfile.TemporaryDirectory(prefix="ftkit-cache-")
+os.environ["HF_DATASETS_CACHE"] = f"{_CACHE.name}/datasets"
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 sys.path.insert(0, str(Path(__file__).parent))
 

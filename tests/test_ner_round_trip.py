@@ -364,7 +364,7 @@ def test_conll_output_of_odd_words_reads_back(
 ) -> None:
     file = tmp_path / "odd.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    records = records_of_file(finished, file)
+    records = list(records_of_file(finished, file))
     predictions = predict_records(finished, records)
     # As the command prints them; a process for each case would take a minute.
     task = finished.recipe.task

@@ -42,9 +42,9 @@ def start(*, quiet: bool = False, verbose: bool = False) -> None:
 
 
 def emit(text: str) -> None:
-    """Print a result."""
+    """Print a result at once: whoever reads a pipe does not wait for more."""
     if is_main_process():
-        print(text)
+        print(text, flush=True)
 
 
 def emit_json(value: Any) -> None:

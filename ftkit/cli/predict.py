@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +57,7 @@ def predict(
     from ftkit.evaluation import find_run
     from ftkit.prediction import (
         explained_records,
-        predict_records,
+        predict_stream,
         records_of_file,
         records_of_lines,
         records_of_texts,
@@ -67,6 +68,7 @@ def predict(
     found = find_run(run)
     if format_ is Format.conll and not found.recipe.task.tags_words:
         raise UsageError(f"--format conll: the task {found.recipe.task.type} does not tag words")
+    records: Iterable[Record]
     if text:
         records = records_of_texts(found, text, text_pair)
     elif file == "-":
@@ -75,21 +77,26 @@ def predict(
         raise InputError("no such file or folder", where=str(file))
     else:
         records = records_of_file(found, Path(str(file)), limit)
-    if not records:
+    if explain:
+        _explain(explained_records(found, list(records)), as_object=json_)
+        return
+    answered = predict_stream(found, records)
+    first = next(answered, None)
+    if first is None:
         raise InputError(
             "there are no rows to predict for", where="standard input" if file == "-" else str(file)
         )
-    if explain:
-        _explain(explained_records(found, records), as_object=json_)
-        return
-    answered = list(zip(records, predict_records(found, records), strict=True))
     task = found.recipe.task
-    if format_ is Format.conll:
-        console.emit("\n\n".join(_conll(task, *pair) for pair in answered))
-    elif text and not json_:
-        console.emit("\n".join(task.prediction_text(prediction, record) for record, prediction in answered))
-    else:
-        _print([_answer(task, *pair) for pair in answered], as_object=json_)
+    if json_ and format_ is Format.jsonl:
+        console.emit_json({"predictions": [_answer(task, *pair) for pair in chain([first], answered)]})
+        return
+    for number, (record, prediction) in enumerate(chain([first], answered)):
+        if format_ is Format.conll:
+            console.emit(("\n" if number else "") + _conll(task, record, prediction))
+        elif text:
+            console.emit(task.prediction_text(prediction, record))
+        else:
+            console.emit(json.dumps(_answer(task, record, prediction), ensure_ascii=False))
 
 
 def _explain(explained: list[dict[str, Any]], *, as_object: bool) -> None:
@@ -114,14 +121,6 @@ def _explain(explained: list[dict[str, Any]], *, as_object: bool) -> None:
 def _answer(task: Task, record: Record, prediction: Prediction) -> dict[str, Any]:
     pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
     return {"text": record.text, **pair, **task.prediction_json(prediction, record)}
-
-
-def _print(answers: list[dict[str, Any]], *, as_object: bool) -> None:
-    if as_object:
-        console.emit_json({"predictions": answers})
-    else:
-        for answer in answers:
-            console.emit(json.dumps(answer, ensure_ascii=False))
 
 
 def _conll(task: Task, record: Record, prediction: Prediction) -> str:

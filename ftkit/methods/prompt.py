@@ -163,7 +163,7 @@ class Prompt(Method):
         """A plan for every prompt and seed that is asked for."""
         from ftkit.prompts import library
 
-        prompts = library.names(setup.task) if self.prompt == ALL else [self.prompt]
+        prompts = library.names(setup.task_type) if self.prompt == ALL else [self.prompt]
         for prompt in prompts:
             for seed in self.seeds or [setup.seed]:
                 names = [prompt or ""] if len(prompts) > 1 else []
@@ -176,7 +176,7 @@ class Prompt(Method):
         from ftkit.prompts.prompting import Prompting
         from ftkit.prompts.template import Template
 
-        found = library.find(setup.task, prompt) if prompt else library.Entry()
+        found = library.find(setup.task_type, prompt) if prompt else library.Entry()
         assert setup.questions is not None
         words = self._words(setup.labels, found.verbalizer)
         questions: Questions = setup.questions(words, self.entity_format)

@@ -133,7 +133,8 @@ class Classification(Task):
         if record.target is None:
             return record
         if isinstance(record.target, str):
-            return replace(record, target=self._label(record.target, labels, record.where))
+            label = self._label(record.target, labels, record.where)
+            return record if label == record.target else replace(record, target=label)
         chosen = {self._label(name, labels, record.where) for name in _names(record.target)}
         return replace(record, target=tuple(name for name in labels if name in chosen))
 

@@ -58,6 +58,10 @@ class DocumentHead(LanguageHead):
         if self.stride is not None and self.stride >= max_length:
             raise UsageError(f"task.stride is {self.stride}, windows have {max_length} tokens")
 
+    @property
+    def joins_records(self) -> bool:
+        return self.packed
+
     # From documents to rows -------------------------------------------------------------
 
     def encode(

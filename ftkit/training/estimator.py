@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.training.batches import Collator, by_length
+from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ftkit")
 
 _EVAL_BATCH = 64
+_RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED = 64
 _SHORTEST_PROMPT = 8
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
@@ -84,7 +86,7 @@ class TrainedEstimator:
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
-        self.encoded = self.objective.training_rows(train, loaded.tokenizer, self.max_length)
+        self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
         if self.objective.packing:
@@ -192,13 +194,19 @@ class TrainedEstimator:
         assert self.tokenizer is not None
         return self.objective.encode(records, self.tokenizer, self.max_length)
 
-    def _encode_known(self, records: Sequence[Record], what: str) -> Encoded:
+    def _encode_once(self, records: Sequence[Record], *, training: bool) -> Encoded:
+        """The same, or rows to learn from, kept for the next start with the same data and settings."""
+        assert self.tokenizer is not None
+        return encode_once(
+            self.objective, records, self.tokenizer, self.max_length, task=self.setup.task, training=training
+        )
+
+    def _known(self, encoded: Encoded, records: Sequence[Record], what: str) -> Encoded:
         """The same, saying what is left out of a score.
 
         Raises:
             InputError: Every row with an answer is.
         """
-        encoded = self._encode(records)
         if isinstance(self.objective, WritingHead) and any(record.target is not None for record in records):
             for note in encoded.notes:
                 log.warning("  note: %s rows: %s", what, note)
@@ -297,7 +305,7 @@ class TrainedEstimator:
         return callbacks
 
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
-        encoded = self._encode_known(validation, "validation")
+        encoded = self._known(self._encode_once(validation, training=False), validation, "validation")
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
@@ -309,8 +317,16 @@ class TrainedEstimator:
     # Predicting -------------------------------------------------------------------------
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
-        """One prediction a record, in the records' order."""
-        return self._predict(records, self._encode_known(records, "scored"))[0]
+        """One prediction a record, in the records' order.
+
+        Many records go through in parts, so that the features of all are never held at once.
+        """
+        size = max(len(records), 1) if self.objective.joins_records else _RECORDS_AT_ONCE
+        predictions: list[Prediction] = []
+        for start in range(0, len(records), size):
+            part = records[start : start + size]
+            predictions += self._predict(part, self._known(self._encode(part), part, "scored"))[0]
+        return predictions
 
     def _predict(
         self, records: Sequence[Record], encoded: Encoded, *, write: bool = True

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftkit.records import Prediction, Record
+from ftkit.records import LabelScores, Prediction, Record
+from ftkit.training.features import FeatureTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ class Encoded:
         notes: What else should be known.
     """
 
-    features: list[Features]
+    features: Sequence[Features]
     owners: list[int]
     truncated: int = 0
     notes: tuple[str, ...] = ()
@@ -53,6 +54,11 @@ class Objective(ABC):
     @property
     def per_token(self) -> bool:
         """Whether labels have a column for each token of the inputs, and are trimmed with them."""
+        return False
+
+    @property
+    def joins_records(self) -> bool:
+        """Whether a row can hold several records, so that they must be encoded together."""
         return False
 
     @abstractmethod
@@ -163,9 +169,10 @@ class SequenceHead(Objective):
     def decode(self, logits: Tensor, features: Sequence[Features]) -> list[Prediction]:
         logits = logits.float()
         probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).tolist()
+        places = {name: place for place, name in enumerate(self.labels)}
         predictions = []
         for row in probabilities:
-            scores = dict(zip(self.labels, row, strict=True))
+            scores = LabelScores(places, row)
             if self.multi_label:
                 chosen = tuple(name for name, score in scores.items() if score >= self.threshold)
                 predictions.append(Prediction(chosen, scores))
@@ -194,7 +201,7 @@ def encoded_texts(
     label: Callable[[Any], Any],
 ) -> Encoded:
     """A row of features for each record; `label` makes `labels` of a target."""
-    features: list[Features] = []
+    features = FeatureTable()
     truncated = 0
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]

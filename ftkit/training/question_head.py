@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ftkit.errors import UsageError
 from ftkit.records import Prediction, Record, Writing
+from ftkit.training.features import FeatureTable
 from ftkit.training.heads import Batch, Encoded, Features, Objective
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class QuestionHead(Objective):
     def encode(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
-        features: list[Features] = []
+        features = FeatureTable()
         owners: list[int] = []
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
@@ -72,10 +73,11 @@ class QuestionHead(Objective):
             names = [name for name in tokenizer.model_input_names if name in encoding]
             for row, number in enumerate(encoding["overflow_to_sample_mapping"]):
                 found: Features = {name: encoding[name][row] for name in names}
-                found["context"] = _places(encoding, row)
+                context = _places(encoding, row)
+                found["context"] = [value for token, place in context.items() for value in (token, *place)]
                 record = chunk[number]
                 if isinstance(record.target, Writing):
-                    found["labels"] = _labels(found["context"], record.target)
+                    found["labels"] = _labels(context, record.target)
                 features.append(found)
                 owners.append(start + number)
         return Encoded(features, owners)
@@ -114,7 +116,8 @@ class QuestionHead(Objective):
     ) -> list[tuple[float, float, tuple[int, int]]]:
         """The best answer of each window: its score, that of none, and its characters."""
         return [
-            self._best(row.float(), found["context"]) for row, found in zip(logits, features, strict=True)
+            self._best(row.float(), _places_of(found["context"]))
+            for row, found in zip(logits, features, strict=True)
         ]
 
     def _best(
@@ -162,11 +165,16 @@ def _places(encoding: Any, row: int) -> dict[int, tuple[int, int]]:
     }
 
 
-def _labels(context: dict[int, tuple[int, int]], answer: Writing) -> tuple[int, int]:
+def _places_of(numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """The same from plain numbers: of each token its own, and those of its first character and its end."""
+    return {token: (start, end) for token, start, end in zip(*[iter(numbers)] * 3, strict=True)}
+
+
+def _labels(context: dict[int, tuple[int, int]], answer: Writing) -> list[int]:
     """First and last token of the answer; the first of all where it is not whole in this window."""
     start, end = answer.start, answer.start + len(answer.text)
     if start < 0 or not context:
-        return (0, 0)
+        return [0, 0]
     inside = [token for token, (first, last) in context.items() if first < end and last > start]
     whole = inside and context[inside[0]][0] <= start and context[inside[-1]][1] >= end
-    return (inside[0], inside[-1]) if whole else (0, 0)
+    return [inside[0], inside[-1]] if whole else [0, 0]

@@ -66,7 +66,7 @@ class Setup:
         objective: Makes the objective from the training records, for a model with that configuration.
         generation: How texts are written, by the names of transformers' `GenerationConfig`.
         write_in_validation: Whether validation during training needs written texts.
-        task: The type of the task.
+        task_type: The type of the task.
         asked_by: How a prompt can ask for its answer, the usual way first.
         questions: What the task asks in prompts; takes what is written for each label, and the format of
             entities.
@@ -78,6 +78,7 @@ class Setup:
         best_metric: Validation score that chooses the checkpoint, and whether more is better.
         early_stopping: Evaluations without improvement to wait for, and the smallest improvement.
         max_length: Longest input asked for; `None` for the model's own.
+        task: The task's settings as text, by which encoded rows are found again.
     """
 
     labels: tuple[str, ...]
@@ -92,9 +93,10 @@ class Setup:
     best_metric: tuple[str, bool]
     early_stopping: tuple[int, float] | None
     max_length: int | None
+    task: str
     generation: Mapping[str, Any] = field(default_factory=dict)
     write_in_validation: bool = True
-    task: str = ""
+    task_type: str = ""
     asked_by: tuple[str, ...] = ()
     questions: Callable[[Mapping[str, Sequence[str]], str], Questions] | None = None
     load_encoder: Callable[[str], Loaded] | None = None

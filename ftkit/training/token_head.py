@@ -17,6 +17,7 @@ from torch.nn import functional
 from ftkit.errors import UsageError
 from ftkit.records import Entities, Prediction, Record, Span
 from ftkit.tagging import OUTSIDE, chunks
+from ftkit.training.features import FeatureTable
 from ftkit.training.heads import Encoded, Features, Objective
 from ftkit.training.windows import window_of, windows
 
@@ -75,13 +76,13 @@ class TokenHead(Objective):
     ) -> Encoded:
         specials = special_tokens(tokenizer)
         size = max_length - sum(map(len, specials))
-        features: list[Features] = []
+        features = FeatureTable()
         owners: list[int] = []
         long = unseen = crossed = 0
         for number, (record, ids, firsts) in enumerate(_tokenized(records, tokenizer)):
             cuts = windows(len(ids), size, self._stride(size))
             rows = self._rows(record, ids, firsts, cuts, specials)
-            features += [_with_model_inputs(row, tokenizer) for row in rows]
+            features.extend(_with_model_inputs(row, tokenizer) for row in rows)
             owners += [number] * len(rows)
             unseen += firsts.count(None)
             if len(rows) > 1:

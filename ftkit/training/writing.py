@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record, Turn, Writing
-from ftkit.training.heads import Encoded, Features
+from ftkit.training.features import FeatureTable
+from ftkit.training.heads import Encoded
 from ftkit.training.language_head import IGNORED, LanguageHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Truncation = Literal["left", "right", "drop", "error"]
+_CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ class Rendered:
         end = self.answers[-1][0]
         return Rendered(self.text[:end], (), (min(self.cut[0], end), min(self.cut[1], end)), self.special)
 
+
+Tokens = tuple[list[int], list[tuple[int, int]]]
+"""Token ids, and the first and last character (exclusive) that each stands for."""
 
 Render = Callable[[Record, "PreTrainedTokenizerBase"], Rendered]
 
@@ -80,14 +86,11 @@ class WritingHead(LanguageHead):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
         """A row for each record with an answer; one that does not fit has none, and is counted."""
-        features: list[Features] = []
+        features = FeatureTable()
         owners: list[int] = []
         shortened, left_out = 0, []
-        for number, record in enumerate(records):
-            if record.target is None:
-                continue
-            rendered = self.render(record, tokenizer)
-            row = self._row(rendered, record, tokenizer, max_length)
+        for number, row in self._rows(records, tokenizer, max_length):
+            record = records[number]
             if row is None:
                 left_out.append(record.where)
                 continue
@@ -111,21 +114,23 @@ class WritingHead(LanguageHead):
             InputError: A prompt is too long, and nothing of it may be left out.
         """
         found = []
-        for record in records:
-            rendered = self.render(record, tokenizer).prompt()
-            ids, offsets = self._read(rendered, tokenizer)
-            excess = len(ids) - max_length
-            kept = self._kept(offsets, rendered.cut, excess)
-            if kept is None or (excess > 0 and self.truncation == "error"):
-                raise _too_long(record, len(ids), max_length)
-            found.append([ids[place] for place in kept])
+        for start in range(0, len(records), _CHUNK):
+            chunk = records[start : start + _CHUNK]
+            rendered = [self.render(record, tokenizer).prompt() for record in chunk]
+            read = self._read(rendered, tokenizer)
+            for record, prompt, (ids, offsets) in zip(chunk, rendered, read, strict=True):
+                excess = len(ids) - max_length
+                kept = self._kept(offsets, prompt.cut, excess)
+                if kept is None or (excess > 0 and self.truncation == "error"):
+                    raise _too_long(record, len(ids), max_length)
+                found.append([ids[place] for place in kept])
         return found
 
     def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""
         ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
         rendered = self._probe(tokenizer)
-        ids, offsets = _tokens(rendered, tokenizer)
+        ((ids, offsets),) = _tokens([rendered], tokenizer)
         _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
         last = [label for label in labels if label != IGNORED][-1:]
         return ends | set(last) & _ends(tokenizer)
@@ -147,22 +152,38 @@ class WritingHead(LanguageHead):
             found[owner] = Prediction(Writing("", loss=loss, tokens=tokens, octets=size))
         return found
 
+    def _rows(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Iterator[tuple[int, Any]]:
+        """The features of each record with an answer, and its number; `None` where it is left out."""
+        separate = self.kind == "encoder_decoder"
+        answered = [number for number, record in enumerate(records) if record.target is not None]
+        for start in range(0, len(answered), _CHUNK):
+            chunk = answered[start : start + _CHUNK]
+            rendered = [self.render(records[number], tokenizer) for number in chunk]
+            read = self._read([one.prompt() for one in rendered] if separate else rendered, tokenizer)
+            written = _written(rendered, tokenizer) if separate else [None] * len(chunk)
+            for number, one, tokens, answer in zip(chunk, rendered, read, written, strict=True):
+                yield number, self._row(one, tokens, answer, records[number], tokenizer, max_length)
+
     def _row(
-        self, rendered: Rendered, record: Record, tokenizer: PreTrainedTokenizerBase, max_length: int
+        self,
+        rendered: Rendered,
+        tokens: Tokens,
+        answer: list[int] | None,
+        record: Record,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
     ) -> Any:
         """The features of a row; `None` where it is left out.
 
         Raises:
             InputError: It is too long and that is an error, or its answer has no token.
         """
-        separate = self.kind == "encoder_decoder"
-        ids, offsets = self._read(rendered.prompt() if separate else rendered, tokenizer)
-        if separate:
-            start, end = rendered.answers[-1]
-            answer = rendered.text[start:end].strip().removesuffix(str(tokenizer.eos_token or "")).strip()
-            labels = list(tokenizer(text_target=answer)["input_ids"])
-            if tokenizer.eos_token_id is not None and labels[-1:] != [tokenizer.eos_token_id]:
-                labels.append(tokenizer.eos_token_id)
+        ids, offsets = tokens
+        separate = answer is not None
+        if answer is not None:
+            labels = answer
             excess = len(ids) - max_length
             fits = len(labels) <= max_length
         else:
@@ -184,15 +205,16 @@ class WritingHead(LanguageHead):
             "shortened": excess > 0,
         }
 
-    def _read(
-        self, rendered: Rendered, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The tokens of a text; an encoder-decoder reads an end token after it, whoever wrote it."""
-        ids, offsets = _tokens(rendered, tokenizer)
+    def _read(self, rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+        """The tokens of texts; an encoder-decoder reads an end token after each, whoever wrote it."""
+        found = _tokens(rendered, tokenizer)
         end = tokenizer.eos_token_id
-        if self.kind == "encoder_decoder" and end is not None and ids[-1:] != [end]:
-            return [*ids, end], [*offsets, (0, 0)]
-        return ids, offsets
+        if self.kind == "encoder_decoder" and end is not None:
+            return [
+                (ids, offsets) if ids[-1:] == [end] else ([*ids, end], [*offsets, (0, 0)])
+                for ids, offsets in found
+            ]
+        return found
 
     def _kept(
         self, offsets: Sequence[tuple[int, int]], cut: tuple[int, int], excess: int
@@ -208,19 +230,29 @@ class WritingHead(LanguageHead):
         return [place for place in places if place not in gone]
 
 
-def _tokens(
-    rendered: Rendered, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of the text, and the characters that each stands for."""
-    encoding: Any = tokenizer(
-        rendered.text,
-        add_special_tokens=rendered.special,
-        truncation=False,
-        padding=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    return list(encoding["input_ids"]), list(encoding["offset_mapping"])
+def _tokens(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    """Tokens of each text; many in one call, which a fast tokenizer spreads over all cores."""
+    found: list[Tokens] = []
+    for special, group in groupby(rendered, key=lambda one: one.special):
+        encoding: Any = tokenizer(
+            [one.text for one in group],
+            add_special_tokens=special,
+            truncation=False,
+            padding=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        found += zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    return found
+
+
+def _written(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each last answer by itself, an end token after it."""
+    mark, end = str(tokenizer.eos_token or ""), tokenizer.eos_token_id
+    spans = [one.text[slice(*one.answers[-1])] for one in rendered]
+    answers = [text.strip().removesuffix(mark).strip() for text in spans]
+    found = tokenizer(text_target=answers)["input_ids"] if answers else []
+    return [ids if end is None or ids[-1:] == [end] else [*ids, end] for ids in found]
 
 
 def _learned(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 
 import ftkit as library
+from ftkit import prediction
+from ftkit.records import Record
 
 HEAVY = ("torch", "transformers", "evaluate", "peft", "datasets", "sklearn")
 
@@ -128,6 +133,48 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     one = ftkit("predict", finished, "--text", texts[0], "--json")
     assert json.loads(one.stdout)["predictions"][0]["label"] == rows[0]["prediction"]
     assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
+
+
+def test_predict_answers_a_pipe_before_it_ends(finished: Path) -> None:
+    """The first lines are answered while the last ones are not written yet; all come out in order."""
+    command = [sys.executable, "-m", "ftkit", "predict", str(finished), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # A command that waits for the end of its input would wait for ever.
+        watch = Timer(240, process.kill)
+        watch.start()
+        process.stdin.writelines(f"red {number}\n" for number in range(64))
+        process.stdin.flush()
+        first = process.stdout.readline()
+        assert first, "nothing came out before the pipe was closed"
+        process.stdin.write("red 64\n")
+        process.stdin.close()
+        lines = [first, *process.stdout]
+        watch.cancel()
+    assert process.returncode == 0
+    assert [json.loads(line)["text"] for line in lines] == [f"red {number}" for number in range(65)]
+
+
+def test_predict_holds_few_rows_at_a_time(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "_LARGEST_PART", 128)
+    run = library.Run.load(finished)
+    most = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal most
+        for number in range(1000):
+            if number % 100 == 0:
+                most = max(most, sum(type(one) is Record for one in gc.get_objects()))
+            yield f"red {number}\n".encode()
+
+    before = sum(type(one) is Record for one in gc.get_objects())
+    stream = prediction.predict_stream(run, prediction.records_of_lines(run, lines()))
+    answered = [(record.text, answer.value) for record, answer in stream]
+    assert [text for text, _ in answered] == [f"red {number}" for number in range(1000)]
+    assert most - before <= 2 * 128
+    texts = [text for text, _ in answered[:200]]
+    assert [answer.value for answer in library.predict(run, texts)] == [value for _, value in answered[:200]]
 
 
 def test_predict_knows_whether_a_run_takes_pairs(ftkit: Any, finished: Path) -> None:

@@ -1,0 +1,152 @@
+"""Rows of features in flat columns, in memory or mapped from a folder.
+
+A list of dicts of lists costs some 60 bytes a token, and the garbage collector walks through it again and
+again. A column of numbers costs four, on the disk often one or two, and the disk's are read when they are
+needed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ftkit.training.heads import Features
+
+_VALUES, _ENDS = ".values.npy", ".ends.npy"
+
+
+@dataclass(slots=True)
+class _Column:
+    """The values of one name, row after row.
+
+    Attributes:
+        values: All numbers.
+        ends: Where the numbers of each row end; `None` where every row has one number, and no list.
+    """
+
+    values: Any
+    ends: Any
+
+    @classmethod
+    def of(cls, value: Any) -> _Column:
+        """An empty column for values like this one."""
+        listed = isinstance(value, list)
+        example = next(iter(value), 0) if listed else value
+        return cls(array("d" if isinstance(example, float) else "i"), array("q") if listed else None)
+
+    def append(self, value: Any) -> None:
+        if self.ends is None:
+            self.values.append(value)
+        else:
+            self.values.fromlist(value)
+            self.ends.append(len(self.values))
+
+    def __getitem__(self, row: int) -> Any:
+        if self.ends is None:
+            value = self.values[row]
+            return value.item() if isinstance(value, numpy.generic) else value
+        start = self.ends[row - 1] if row else 0
+        return self.values[start : self.ends[row]].tolist()
+
+
+class FeatureTable(Sequence["Features"]):
+    """Rows of features, numbers and lists of numbers by the same names; each is made when it is asked for.
+
+    Args:
+        rows: What it holds to begin with.
+    """
+
+    def __init__(self, rows: Iterable[Features] = ()) -> None:
+        self._columns: dict[str, _Column] = {}
+        self._rows = 0
+        self.extend(rows)
+
+    def append(self, row: Features) -> None:
+        """Add a row.
+
+        Raises:
+            ValueError: It has other names than the rows before it.
+        """
+        if not self._rows:
+            self._columns = {name: _Column.of(value) for name, value in row.items()}
+        if row.keys() != self._columns.keys():
+            raise ValueError(f"a row of {list(row)} among rows of {list(self._columns)}")
+        for name, value in row.items():
+            self._columns[name].append(value)
+        self._rows += 1
+
+    def extend(self, rows: Iterable[Features]) -> None:
+        """Add rows."""
+        for row in rows:
+            self.append(row)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Features: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Features]: ...
+    def __getitem__(self, index: int | slice) -> Features | list[Features]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(self._rows))]
+        # A range knows negative numbers, and raises the error that ends an iteration.
+        row = range(self._rows)[index]
+        return {name: column[row] for name, column in self._columns.items()}
+
+    # On the disk ------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write every column to files of its own."""
+        for name, column in self._columns.items():
+            numpy.save(folder / f"{name}{_VALUES}", _narrow(column.values))
+            if column.ends is not None:
+                numpy.save(folder / f"{name}{_ENDS}", numpy.asarray(column.ends))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of a row's values, in their order."""
+        return list(self._columns)
+
+    @classmethod
+    def mapped(cls, folder: Path, names: Sequence[str], rows: int) -> FeatureTable:
+        """What was saved in a folder; the numbers stay there until they are needed.
+
+        Args:
+            folder: Where it was saved.
+            names: The names of a row's values, in their order.
+            rows: How many rows there are.
+
+        Raises:
+            OSError: A file is not there.
+            ValueError: One is no array.
+        """
+        table = cls()
+        table._rows = rows
+        for name in names:
+            ends = folder / f"{name}{_ENDS}"
+            table._columns[name] = _Column(
+                _mapped(folder / f"{name}{_VALUES}"), _mapped(ends) if ends.is_file() else None
+            )
+        return table
+
+
+def _narrow(values: Any) -> NDArray[Any]:
+    """The same numbers in the smallest type that holds them all; floats as they are."""
+    found = numpy.asarray(values)
+    if not len(found) or found.dtype.kind == "f":
+        return found
+    kind = numpy.result_type(numpy.min_scalar_type(found.min()), numpy.min_scalar_type(found.max()))
+    return found.astype(kind)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # A view of a plain array: slices of a memmap are memmaps, which are slow to make.
+    return numpy.asarray(numpy.load(path, mmap_mode="r", allow_pickle=False))
