@@ -60,7 +60,7 @@ class DocumentHead(LanguageHead):
 
     @property
     def joins_records(self) -> bool:
-        return self.packed
+        return self.join
 
     # From documents to rows -------------------------------------------------------------
 
