@@ -21,10 +21,11 @@ from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.precision import autocast, resolve_precision
-from ftkit.training.processes import processes
+from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
 from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Workplace
+from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
 from ftkit.training.writing import WritingHead
 
@@ -78,6 +79,7 @@ class TrainedEstimator:
             UsageError: transformers refuses the `training` block, or the method this model.
             InputError: The model cannot be loaded.
         """
+        load_everywhere()
         self.arguments = self._arguments(workplace, validated)
         set_seed(self.setup.seed)
         loaded = self.setup.load()
@@ -139,16 +141,17 @@ class TrainedEstimator:
         figures["best_step"] = engine.state.best_global_step
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
+        weights = engine.whole_weights(trained_only=hasattr(self.model, "peft_config"))
         if processes().is_main_process:
-            self.save(workplace.model, engine)
+            self.save(workplace.model, engine, weights)
         processes().wait_for_everyone()
         self._compare_saved(workplace.model, validation or train)
         return figures
 
-    def save(self, folder: Path, engine: Engine) -> None:
-        """Write the model and its tokenizer."""
+    def save(self, folder: Path, engine: Engine, weights: dict[str, Tensor] | None) -> None:
+        """Write the model and its tokenizer; the weights are given where the model is sharded."""
         folder.mkdir(parents=True, exist_ok=True)
-        engine.save_weights(folder)
+        engine.save_weights(folder, weights)
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(folder)
         if isinstance(self.objective, WritingHead):
@@ -300,9 +303,11 @@ class TrainedEstimator:
         batches = by_length(features, self._eval_batch())
         mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
-        for batch in batches[state.process_index :: state.num_processes]:
+        for batch, counts in shared(batches):
             chosen = [features[row] for row in batch]
             outputs, loss, count = self._forward(chosen)
+            if not counts:
+                continue
             mine += zip(batch, self.objective.decode(outputs, chosen), strict=True)
             sums = [sums[0] + loss, sums[1] + count]
         everyone = gather_object(mine) if state.num_processes > 1 else mine
@@ -370,12 +375,16 @@ class TrainedEstimator:
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""
         device = processes().device
-        self.model.to(device).eval()
+        if not is_sharded(self.model):
+            self.model.to(device)
+        self.model.eval()
         inputs = {name: value.to(device) for name, value in self.collator.pad(features).items()}
         labels = None
         if "labels" in features[0]:
             labels = self.objective.collate_labels(features, inputs["input_ids"].shape[1]).to(device)
-        with torch.inference_mode(), autocast(device, self.precision):
+        # What FSDP gathers under inference mode could not be trained on afterwards.
+        quiet = torch.no_grad() if is_sharded(self.model) else torch.inference_mode()
+        with quiet, autocast(device, self.precision):
             outputs = self.objective.outputs(self.model, inputs, labels).float()
         if labels is None:
             return outputs.cpu(), 0.0, 0.0

@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ftkit.training.precision import autocast
-from ftkit.training.processes import processes
+from ftkit.training.processes import processes, shared
+from ftkit.training.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,8 +47,11 @@ class Writer:
         self.precision = precision
         # Step by step, casting all weights for each token would cost more than the arithmetic.
         low = _LOW.get(precision)
-        self.model: Any = copy.deepcopy(model).to(low) if low else model
-        self.model.to(self.device).eval()
+        self.sharded = is_sharded(model)
+        self.model: Any = copy.deepcopy(model).to(low) if low and not self.sharded else model
+        if not self.sharded:
+            self.model.to(self.device)
+        self.model.eval()
         self.tokenizer = tokenizer
         pad = tokenizer.pad_token_id
         self.config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
@@ -63,8 +67,9 @@ class Writer:
         batches = [order[start : start + batch] for start in range(0, len(order), batch)]
         state = processes()
         mine: list[tuple[int, str]] = []
-        for numbers in batches[state.process_index :: state.num_processes]:
-            mine += zip(numbers, self._batch([prompts[number] for number in numbers]), strict=True)
+        for numbers, counts in shared(batches):
+            texts = self._batch([prompts[number] for number in numbers])
+            mine += zip(numbers, texts, strict=True) if counts else ()
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         return [text for _, text in sorted(everyone)]
 
@@ -98,10 +103,16 @@ class Writer:
         padded = [_padded(prompt, pad, width, right=apart) for prompt in prompts]
         known = [_padded([1] * len(prompt), 0, width, right=apart) for prompt in prompts]
         ids, mask = torch.tensor(padded, device=self.device), torch.tensor(known, device=self.device)
-        casting = nullcontext() if self.precision in _LOW else autocast(self.device, self.precision)
-        with torch.inference_mode(), casting:
+        whole_low = self.precision in _LOW and not self.sharded
+        casting = nullcontext() if whole_low else autocast(self.device, self.precision)
+        with torch.no_grad() if self.sharded else torch.inference_mode(), casting:
+            # A sharded model goes on until every process is done, as each holds a part of it.
             written = self.model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=self.config, streamer=streamer
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=self.config,
+                streamer=streamer,
+                synced_gpus=self.sharded,
             )
         if not apart:
             written = written[:, width:]

@@ -31,11 +31,16 @@ class Meter:
         self.began = time.perf_counter()
 
     def count(self, batch: Mapping[str, Tensor]) -> None:
-        """Count a batch, or a part of one."""
+        """Count the rows and the real tokens of a batch."""
         mask = batch.get("attention_mask")
         if mask is not None:
             self.rows += len(mask)
             self.tokens += int(mask.sum())
+
+    def count_pass(self, part: Mapping[str, Tensor]) -> None:
+        """Count what a pass over a batch, or over a part of one, computes."""
+        mask = part.get("attention_mask")
+        if mask is not None:
             self.computed += mask.numel()
 
     @contextmanager
