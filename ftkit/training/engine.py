@@ -107,7 +107,7 @@ class Engine(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        sharding.complete(self.accelerator, self.args)
+        sharding.complete(self.accelerator, self.args, self.model)
         self.is_fsdp_enabled = self.accelerator.is_fsdp2
 
     # Data -------------------------------------------------------------------------------

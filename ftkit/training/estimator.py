@@ -262,6 +262,13 @@ class TrainedEstimator:
             )
         except (ValueError, TypeError) as error:
             raise UsageError(f"training: {error}") from None
+        except ImportError as error:
+            raise InputError(f"training: {error}") from None
+        if arguments.fsdp and processes().num_processes == 1:
+            raise UsageError(
+                "training.fsdp shards a model over several processes, and this is the only one",
+                hint="start it with: accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE",
+            )
         # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments

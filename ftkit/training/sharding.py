@@ -35,8 +35,10 @@ def load_everywhere() -> None:
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
-def complete(accelerator: Accelerator, arguments: TrainingArguments) -> None:
+def complete(accelerator: Accelerator, arguments: TrainingArguments, model: nn.Module) -> None:
     """Let accelerate shard on CPUs as well, where torch can and accelerate 1.15 quietly does not.
+
+    It shards the token embedding by itself, and fails where that is already part of a block, as in BERT.
 
     Raises:
         UsageError: The first version of FSDP is asked for.
@@ -52,6 +54,16 @@ def complete(accelerator: Accelerator, arguments: TrainingArguments) -> None:
             "ftkit shards with FSDP2, not with its first version",
             hint="accelerate launch --fsdp_version 2, or training.fsdp_config: {version: 2}",
         )
+    if state.distributed_type == DistributedType.FSDP and not state.fsdp_plugin.transformer_cls_names_to_wrap:
+        state.fsdp_plugin.transformer_cls_names_to_wrap = _blocks(model)
+
+
+def _blocks(model: Any) -> list[str]:
+    """Classes of the model's repeated blocks, without those that hold the token embedding."""
+    embedding = model.get_input_embeddings()
+    found = {type(module).__name__ for module in model.modules()}
+    holders = {type(outer).__name__ for outer in model.modules() if embedding in outer.modules()}
+    return sorted(found & set(model._no_split_modules or ()) - holders)
 
 
 def is_sharded(model: nn.Module) -> bool:
