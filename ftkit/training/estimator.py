@@ -15,11 +15,12 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
-from ftkit.training.batches import Collator, by_length
+from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
+from ftkit.training.memory import plan
 from ftkit.training.precision import autocast, resolve_precision
 from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
@@ -91,6 +92,22 @@ class TrainedEstimator:
             self._room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
+        self.most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
+
+    def _most_tokens(self) -> int | None:
+        """The most tokens to compute at once, by what the longest row takes; `None` where batches fit."""
+        rows = Rows(self.encoded.features, self.objective, self.setup.seed)
+        longest = max(range(len(rows)), key=lambda row: len(rows.features[row]["input_ids"]))
+
+        def forward(count: int) -> Tensor:
+            batch = self.collator([rows[longest, 1.0, 0]] * count)
+            inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS, WEIGHTS)}
+            with autocast(torch.device("cpu"), self.precision):
+                outputs = self.objective.outputs(self.model, inputs, batch["labels"])
+                return self.objective.row_losses(outputs, batch["labels"])
+
+        tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
+        return plan(self.model, self.arguments, forward=forward, tokens=tokens)
 
     def fit(
         self,
@@ -125,6 +142,7 @@ class TrainedEstimator:
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
+            most_tokens=self.most_tokens,
         )
         # Progress and log file are our own.
         engine.remove_callback(_stock_progress())
@@ -235,6 +253,9 @@ class TrainedEstimator:
             "save_total_limit": 1,
             "report_to": "none",
             "per_device_eval_batch_size": _EVAL_BATCH,
+            # Nothing in these models changes its buffers, and a process that runs out of memory before
+            # they are sent would leave the others waiting.
+            "ddp_broadcast_buffers": False,
         }
         if validated:
             chosen |= {
@@ -267,7 +288,7 @@ class TrainedEstimator:
         if arguments.fsdp and processes().num_processes == 1:
             raise UsageError(
                 "training.fsdp shards a model over several processes, and this is the only one",
-                hint="start it with: accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE",
+                hint="use `accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE`",
             )
         # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
         arguments._n_gpu = min(arguments.n_gpu, 1)
