@@ -21,7 +21,7 @@ from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.memory import plan
-from ftkit.training.precision import autocast, resolve_precision
+from ftkit.training.precision import autocast, lower_frozen, resolve_precision
 from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
 from ftkit.training.progress import LogFile, Progress
@@ -85,6 +85,7 @@ class TrainedEstimator:
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        lower_frozen(self.model, self.precision)
         self.encoded = self.objective.training_rows(train, loaded.tokenizer, self.max_length)
         if not self.encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))

@@ -27,8 +27,8 @@ from ftkit.errors import InputError
 
 log = logging.getLogger("ftkit")
 
-_USABLE = 0.9
-"""Share of the free memory to plan with: other programs need some, and the estimate is no more than that."""
+_USABLE = 0.8
+"""Share of the free memory to plan with: passes back are not measured, and other programs need some."""
 _STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1}
 """Numbers that an optimizer keeps for each trained weight; Adam and its kin keep two."""
 
@@ -77,14 +77,10 @@ def plan(
     log.debug("  memory: at most %s needed, %s free", _gib(need.peak(whole)), _gib(free))
     if need.peak(whole) <= free:
         return None
+    without = need
     if need.peak(tokens) > free and not checkpointing:
         arguments.activation_checkpointing = arguments.gradient_checkpointing = True
-        without = need
         need = estimate(model, arguments.optim, forward, tokens, checkpointing=True)
-        log.warning(
-            "  note: one row needs %s and %s are free: activation checkpointing is turned on, which "
-            "computes every layer twice", _gib(without.peak(tokens)), _gib(free),
-        )  # fmt: skip
     if need.peak(tokens) > free:
         raise InputError(
             f"not enough memory: one row of {tokens} tokens needs about {_gib(need.peak(tokens))}, "
@@ -92,6 +88,11 @@ def plan(
             hint="lower model.max_length, train adapters (method: lora), set training.optim: adafactor, "
             "or take a smaller model",
         )
+    if need is not without:
+        log.warning(
+            "  note: one row needs about %s and %s are free: activation checkpointing is turned on, which "
+            "computes every layer twice", _gib(without.peak(tokens)), _gib(free),
+        )  # fmt: skip
     most = int((free - need.fixed) * tokens / need.row)
     if most >= whole:
         return None
