@@ -145,6 +145,8 @@ class TrainedEstimator:
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
             most_tokens=self.most_tokens,
         )
+        if engine.is_deepspeed_enabled:
+            log.warning("  note: DeepSpeed steps at each backward pass: every batch is computed whole")
         # Progress and log file are our own.
         engine.remove_callback(_stock_progress())
         started = time.perf_counter()
@@ -433,6 +435,9 @@ class TrainedEstimator:
         """
         features = self._encode(records[:_ROWS_COMPARED]).features[:_ROWS_COMPARED]
         before = self._forward(features)[0]
+        if is_sharded(self.model) and not processes().is_main_process:
+            # The model was too large for each process to hold it whole.
+            return
         trained = self.model
         try:
             self.model = self.restore(folder)

@@ -86,16 +86,14 @@ def alone(make: Any, name: str, data: str, **options: Any) -> Path:
 @pytest.fixture(scope="module")
 def launched(make: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What two processes said that did all of the runs below, one after the other."""
+    halves = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
     shards = {"per_device_train_batch_size": 10, "fsdp": True, "save_strategy": "steps", "save_steps": 1,
               "eval_strategy": "steps", "eval_steps": 1, "optim": "adamw_torch", "learning_rate": 5e-3,
               "num_train_epochs": 3}  # fmt: skip
     runs = [
         *({"recipe": make(f"{n}-two", n, per_device_train_batch_size=4)} for n in ("21", "19", "17")),
         {"recipe": make("short", "uneven", per_device_train_batch_size=10), "rows": 3, "rank": 1},
-        {
-            "recipe": make("short-halves", "uneven", per_device_train_batch_size=5, gradient_accumulation_steps=2),
-            "rows": 3, "rank": 1,
-        },
+        {"recipe": make("short-halves", "uneven", **halves), "rows": 3, "rank": 1},
         {"recipe": make("lora-shards", "uneven", "lora", per_device_train_batch_size=10, fsdp=True)},
         {"recipe": make("whole", "uneven", **shards)},
         {"recipe": make("stopped", "uneven", **shards), "stop": 4},
@@ -105,7 +103,11 @@ def launched(make: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     path.write_text(json.dumps(runs))
     script = str(Path(__file__).parents[1] / "ranks.py")
     done = subprocess.run(
-        [*LAUNCH, "--multi_gpu", script, str(path)], capture_output=True, text=True, timeout=600, check=False
+        [*LAUNCH, "--multi_gpu", "--main_process_port", "0", script, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -151,11 +153,12 @@ def test_a_sharded_run_goes_on_where_it_was_stopped(make: Any, launched: str) ->
 
 
 def test_sharded_processes_equal_one_on_the_command_line(make: Any, tmp_path: Path) -> None:
-    """As the guide says it, with evaluation, checkpoints, the best one taken up, and the saved model compared."""
+    """As the guide says it: evaluation, checkpoints, the best one taken up, the saved model compared."""
     recipe = make("shards", "uneven", per_device_train_batch_size=10)
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     done = subprocess.run(
-        [*LAUNCH, "--use_fsdp", "--fsdp_version", "2", "-m", "ftkit", "finetune", "recipe.yaml", "--json"],
+        [*LAUNCH, "--main_process_port", "0", "--use_fsdp", "--fsdp_version", "2",
+         "-m", "ftkit", "finetune", "recipe.yaml", "--json"],
         cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

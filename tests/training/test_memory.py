@@ -1,4 +1,4 @@
-"""Too little memory: on an accelerator a step is repeated in smaller parts, on a CPU the estimate comes first."""
+"""Too little memory: an accelerator repeats a step in smaller parts, for a CPU there is an estimate."""
 
 from __future__ import annotations
 
