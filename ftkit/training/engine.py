@@ -141,6 +141,9 @@ class Engine(Trainer):
         """The micro-batches of one optimizer step, and the denominator of its loss."""
         samples = list(islice(epoch_iterator, num_batches))
         self.step_batches = []
+        if self.state.global_step < 2:
+            # The optimizer takes memory for its states in its first step: what fitted before proves nothing.
+            self.room.proven = 0
         counts = [self.collator.objective.row_counts(b["labels"]) * b[WEIGHTS] for b in samples]
         total = torch.stack([count.sum() for count in counts]).sum().to(device)
         total = self.accelerator.reduce(total, reduction="sum")

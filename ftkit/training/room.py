@@ -38,7 +38,7 @@ def never_out_of_memory() -> Iterator[None]:
         raise InputError(
             "out of memory; under FSDP and DeepSpeed a step cannot be repeated in smaller parts",
             hint="lower training.per_device_train_batch_size and raise gradient_accumulation_steps, or set "
-            "training.gradient_checkpointing: true",
+            "training.activation_checkpointing: true",
         ) from None
 
 
@@ -48,6 +48,10 @@ class Room:
     Args:
         most: The limit; `None` where none is known.
         where: Place of every training row, for messages.
+
+    Attributes:
+        proven: The most tokens that this process has computed at once so far.
+        short: What it had no memory for.
     """
 
     def __init__(self, most: int | None, where: list[str]) -> None:
@@ -102,6 +106,6 @@ class Room:
         raise InputError(
             f"out of memory: a single row of {length} tokens does not fit",
             where=place,
-            hint="lower model.max_length, set training.gradient_checkpointing: true, or train adapters "
+            hint="lower model.max_length, set training.activation_checkpointing: true, or train adapters "
             "(method: lora)",
         )
