@@ -118,6 +118,9 @@ def _type(name: str, annotation: str, enums: dict[str, tuple[str, ...]]) -> Any:
             kinds.append(dict[str, Any])
         elif part in _PLAIN and not (members and part == "str"):
             kinds.append(_PLAIN[part])
+    # Annotated as a string for the sake of its command line; `fsdp: true` is how it is documented.
+    if name == "fsdp":
+        kinds.append(bool)
     kind: Any = kinds[0] if kinds else dict[str, Any]
     for other in kinds[1:]:
         kind = kind | other

@@ -140,7 +140,9 @@ class EpochLoader(DataLoader[Any]):
         sampler.set_epoch(epoch)
 
 
-def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> list[Batch]:
+def micro_batches(
+    batch: Batch, overhead: int, per_token: frozenset[str], most: int | None = None
+) -> list[Batch]:
     """Cut a padded batch into parts of similar length, so that little of it is padding.
 
     The sum of the parts' losses has the gradient of the whole batch, whatever the architecture.
@@ -149,15 +151,17 @@ def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> lis
         batch: Padded tensors, a row each in the first dimension.
         overhead: What one more forward and backward pass costs, in tokens.
         per_token: Keys of tensors with a column a token, which are trimmed.
+        most: The most tokens of a part, unless a single row has more.
 
     Returns:
         The parts, longest rows first; the batch itself where cutting does not pay.
     """
     mask = batch.get("attention_mask")
     if mask is None or mask.dim() != 2:
-        return [batch]
+        mask = torch.ones_like(batch["input_ids"])
     lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
-    cuts = best_cuts([_rounded(length) for length in lengths.tolist()], overhead, step=_ROUND)
+    widths = [min(_rounded(length), mask.shape[1]) for length in lengths.tolist()]
+    cuts = best_cuts(widths, overhead, step=1 if most else _ROUND, most=most)
     if len(cuts) == 1:
         return [batch]
     parts = []
@@ -177,24 +181,37 @@ def micro_batches(batch: Batch, overhead: int, per_token: frozenset[str]) -> lis
     return parts
 
 
-def best_cuts(lengths: Sequence[int], overhead: int, step: int = 1) -> list[tuple[int, int]]:
+def idle_part(part: Batch) -> Batch:
+    """The last row of a part at weight 0: a pass that other processes need, and that adds nothing."""
+    row = {name: tensor[-1:] for name, tensor in part.items()}
+    return row | {WEIGHTS: torch.zeros_like(row[WEIGHTS])}
+
+
+def best_cuts(
+    lengths: Sequence[int], overhead: int, step: int = 1, most: int | None = None
+) -> list[tuple[int, int]]:
     """Segments of descending lengths whose padded tokens, with `overhead` each, are fewest.
 
     Args:
         lengths: Length of every row.
         overhead: What a segment costs besides its tokens.
         step: Segments begin at multiples of this.
+        most: The most padded tokens of a segment, unless it cannot be made shorter.
 
     >>> best_cuts([30, 29, 8, 8, 7], overhead=20)
     [(0, 2), (2, 5)]
     >>> best_cuts([30, 29, 8, 8, 7], overhead=200)
     [(0, 5)]
+    >>> best_cuts([30, 29, 8, 8, 7], overhead=200, most=60)
+    [(0, 2), (2, 5)]
     """
     best = {0: 0}
     cut_before: dict[int, int] = {}
     starts = range(0, len(lengths), step)
     for end in [*starts[1:], len(lengths)]:
-        costs = {s: best[s] + overhead + (end - s) * lengths[s] for s in starts if s < end}
+        open_ = [s for s in starts if s < end]
+        fitting = [s for s in open_ if most is None or (end - s) * lengths[s] <= most] or open_[-1:]
+        costs = {s: best[s] + overhead + (end - s) * lengths[s] for s in fitting}
         cut_before[end] = min(costs, key=costs.__getitem__)
         best[end] = costs[cut_before[end]]
     segments = []

@@ -2,7 +2,8 @@
 
 A checkpoint is written to a temporary folder, synced, described by a manifest with sizes and
 SHA-256, and only then renamed to its name. Optimizer and random states are safetensors and
-JSON. The formats of FSDP and DeepSpeed are their own and are not described here.
+JSON, also those of a sharded model (FSDP), whose parts are put together first. DeepSpeed's format
+is its own and is not described here.
 """
 
 from __future__ import annotations
@@ -78,8 +79,21 @@ def _fault(folder: Path) -> str:
     return ""
 
 
+def save_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write weights by the names they have in training."""
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "weights.safetensors")
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What `save_weights` wrote."""
+    return load_file(folder / "weights.safetensors")
+
+
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:
-    """Write an optimizer's `state_dict()`: tensors as safetensors, the rest as JSON."""
+    """Write an optimizer's `state_dict()`: tensors as safetensors, the rest as JSON.
+
+    Parameters are numbers, or the names of a sharded model's.
+    """
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
     for index, values in state["state"].items():
@@ -95,10 +109,10 @@ def save_optimizer(state: dict[str, Any], folder: Path) -> None:
 def load_optimizer(folder: Path) -> dict[str, Any]:
     """What `save_optimizer` wrote, for `load_state_dict()`."""
     plain = read_json(folder / "optimizer.json")
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int | str, dict[str, Any]] = {}
     for key, value in {**load_file(folder / "optimizer.safetensors"), **plain["state"]}.items():
         index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(int(index) if index.isdecimal() else index, {})[name] = value
     return {"state": state, "param_groups": plain["param_groups"]}
 
 

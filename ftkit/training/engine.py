@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ftkit.errors import DivergedError
-from ftkit.training import checkpoints
+from ftkit.training import checkpoints, sharding
 from ftkit.training.batches import (
     ROWS,
     WEIGHTS,
@@ -24,10 +25,12 @@ from ftkit.training.batches import (
     EpochBatches,
     EpochLoader,
     Rows,
+    idle_part,
     micro_batches,
 )
 from ftkit.training.cpu import fast_dropout, keep_kernels, keep_memory
-from ftkit.training.heads import Features
+from ftkit.training.heads import Batch, Features
+from ftkit.training.room import Room, never_out_of_memory, tokens
 from ftkit.training.throughput import Meter
 
 keep_kernels()
@@ -35,6 +38,8 @@ keep_memory()
 
 _MOST_SKIPPED_STEPS = 20
 _MOST_ROWS_NAMED = 5
+_NEVER_CUT = 2**31
+"""A pass that costs more tokens than any batch has: it is cut only where it must be."""
 
 
 class Engine(Trainer):
@@ -59,7 +64,8 @@ class Engine(Trainer):
         evaluate: Returns validation scores by name; `None` where there is no validation.
         callbacks: Further callbacks.
         micro_batch_overhead: What a further forward and backward pass costs, in tokens; `None`
-            keeps every batch whole.
+            keeps every batch whole, as long as it fits into memory.
+        most_tokens: The most tokens to compute at once; `None` where no limit is known.
     """
 
     control: TrainerControl
@@ -75,12 +81,15 @@ class Engine(Trainer):
         evaluate: Callable[[], dict[str, float]] | None,
         callbacks: list[TrainerCallback],
         micro_batch_overhead: int | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self.rows = Rows(features, collator.objective, args.seed)
         self.collator = collator
         self.where = where
         self.evaluate_now = evaluate
-        self.micro_batch_overhead = micro_batch_overhead
+        self.micro_batch_overhead = _NEVER_CUT if micro_batch_overhead is None else micro_batch_overhead
+        self.room = Room(most_tokens, where)
+        self.step_batches: list[Batch] = []
         self.skipped_steps = 0
         self.meter = Meter()
         self.resumed: dict[str, Any] | None = None
@@ -95,6 +104,11 @@ class Engine(Trainer):
         )
         # The loss is divided by the whole optimizer batch; Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        sharding.complete(self.accelerator, self.args, self.model)
+        self.is_fsdp_enabled = self.accelerator.is_fsdp2
 
     # Data -------------------------------------------------------------------------------
 
@@ -126,6 +140,10 @@ class Engine(Trainer):
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one optimizer step, and the denominator of its loss."""
         samples = list(islice(epoch_iterator, num_batches))
+        self.step_batches = []
+        if self.state.global_step < 2:
+            # The optimizer takes memory for its states in its first step: what fitted before proves nothing.
+            self.room.proven = 0
         counts = [self.collator.objective.row_counts(b["labels"]) * b[WEIGHTS] for b in samples]
         total = torch.stack([count.sum() for count in counts]).sum().to(device)
         total = self.accelerator.reduce(total, reduction="sum")
@@ -139,22 +157,74 @@ class Engine(Trainer):
     ) -> Tensor:
         """Forward and backward over a batch, in parts of similar length where that saves padding.
 
-        DeepSpeed steps its engine at each backward pass and FSDP needs the same number of them on
-        every process, so there the batch stays whole.
+        Where a process runs out of memory, all repeat what the optimizer step has computed so far, in
+        smaller parts: the gradient of a pass that failed halfway cannot be told from the rest.
         """
-        overhead = self.micro_batch_overhead
-        if overhead is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            parts = [inputs]
-        else:
-            parts = micro_batches(inputs, overhead, self.collator.per_token)
+        *earlier, _ = self.step_batches = [*self.step_batches, inputs]
+        losses = [self._pass(model, inputs, num_items_in_batch)]
+        while any(loss is None for loss in losses):
+            model.zero_grad()
+            with self.accelerator.no_sync(model):
+                losses = [self._pass(model, batch, num_items_in_batch) for batch in earlier]
+            losses.append(self._pass(model, inputs, num_items_in_batch))
+        self.meter.count(inputs)
+        assert losses[-1] is not None
+        return losses[-1]
+
+    def _pass(self, model: nn.Module, batch: Batch, count: Tensor | int | None) -> Tensor | None:
+        """The loss of a batch, its gradient added; `None` where some process ran out of memory.
+
+        Processes exchange gradients in the backward pass of the last part, and none may fail in it. So
+        before it they agree that all came that far, and it is no larger than what has fitted before.
+        """
         loss = torch.zeros((), device=self.args.device)
+        parts = self._parts(batch)
+        exchanged = self.args.world_size > 1
+
+        def compute(part: Batch) -> None:
+            nonlocal loss
+            self.meter.count_pass(part)
+            loss += super(Engine, self).training_step(model, part, count)
+
         with fast_dropout() if self.args.device.type == "cpu" else nullcontext():
-            for number, part in enumerate(parts, 1):
-                self.meter.count(part)
-                context = nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
-                with context:
-                    loss += super().training_step(model, part, num_items_in_batch)
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                with never_out_of_memory():
+                    for part in parts:
+                        compute(part)
+                return loss
+            with self.accelerator.no_sync(model):
+                fitted = all(self.room.fits(partial(compute, part), part) for part in parts[:-1])
+                last = parts[-1]
+                alone = not exchanged or tokens(last) > self.room.proven
+                if fitted and alone:
+                    self.room.fits(partial(compute, last), last)
+            if not self.room.agree():
+                return None
+            if exchanged:
+                with self._same_random_state() if alone else nullcontext():
+                    compute(idle_part(last) if alone else last)
         return loss
+
+    def _same_random_state(self) -> AbstractContextManager[None]:
+        """What is computed here draws no random numbers that later steps would draw."""
+        device = self.args.device
+        if device.type == "cpu":
+            return torch.random.fork_rng(devices=[])
+        return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """A batch in parts: the same number in all processes where a sharded model needs that.
+
+        DeepSpeed steps its engine at each backward pass, so there the batch stays whole.
+        """
+        if self.is_deepspeed_enabled:
+            return [batch]
+        parts = micro_batches(batch, self.micro_batch_overhead, self.collator.per_token, most=self.room.most)
+        if self.is_fsdp_enabled:
+            most = torch.tensor(len(parts), device=self.args.device)
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+            parts += [idle_part(parts[-1])] * (int(most) - len(parts))
+        return parts
 
     def compute_loss(
         self,
@@ -217,15 +287,17 @@ class Engine(Trainer):
             self._save_whole_checkpoint(model, trial)
 
     def _save_whole_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled:
             super()._save_checkpoint(model, trial)
             return
         run_folder = Path(self.args.output_dir)
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         self._note_best(run_folder, folder)
+        weights = self.whole_weights(trained_only=True)
+        optimizer = self._whole_optimizer()
         if self.args.should_save:
             with checkpoints.whole_folder(folder) as draft:
-                self._write_checkpoint(draft)
+                self._write_checkpoint(draft, weights, optimizer)
                 self._save_other_ranks(draft)
         else:
             self._save_other_ranks(folder.with_name(f"tmp-{folder.name}"))
@@ -251,9 +323,14 @@ class Engine(Trainer):
         checkpoints.save_random_state(draft, self.args.process_index)
         self.accelerator.wait_for_everyone()
 
-    def _write_checkpoint(self, draft: Path) -> None:
-        self.save_weights(draft)
-        checkpoints.save_optimizer(self.optimizer.state_dict(), draft)
+    def _write_checkpoint(
+        self, draft: Path, weights: dict[str, Tensor] | None, optimizer: dict[str, Any]
+    ) -> None:
+        if weights is None:
+            self.save_weights(draft)
+        else:
+            checkpoints.save_weights(weights, draft)
+        checkpoints.save_optimizer(optimizer, draft)
         checkpoints.write_json(draft / "scheduler.json", self.lr_scheduler.state_dict())
         if self.accelerator.scaler is not None:
             checkpoints.write_json(draft / "scaler.json", self.accelerator.scaler.state_dict())
@@ -271,18 +348,45 @@ class Engine(Trainer):
         self.state.stateful_callbacks = {type(c).__name__: c.state() for c in stateful}
         self.state.save_to_json(str(draft / "trainer_state.json"))
 
-    def save_weights(self, folder: Path) -> None:
+    def whole_weights(self, *, trained_only: bool) -> dict[str, Tensor] | None:
+        """The weights of a sharded model, for which all processes are needed; `None` of any other."""
+        if not self.is_fsdp_enabled:
+            return None
+        return sharding.gather_weights(self.model, trained_only=trained_only)
+
+    def _whole_optimizer(self) -> dict[str, Any]:
+        if not self.is_fsdp_enabled:
+            return dict(self.optimizer.state_dict())
+        return sharding.gather_optimizer(self.model, self.optimizer)
+
+    def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write the model (of adapters: them and what they save) as safetensors."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-        model.save_pretrained(folder, **extra)
+        model.save_pretrained(folder, state_dict=weights, **extra)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            sharding.spread_weights(self.model, checkpoints.load_weights(Path(resume_from_checkpoint)))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         folder = Path(checkpoint)
-        self.optimizer.load_state_dict(checkpoints.load_optimizer(folder))
+        state = checkpoints.load_optimizer(folder)
+        if self.is_fsdp_enabled:
+            sharding.spread_optimizer(self.model, self.optimizer, state)
+        else:
+            self.optimizer.load_state_dict(state)
         self.lr_scheduler.load_state_dict(checkpoints.read_json(folder / "scheduler.json"))
         self.resumed = checkpoints.read_json(folder / "losses.json")
 
@@ -292,7 +396,7 @@ class Engine(Trainer):
             self.accelerator.scaler.load_state_dict(checkpoints.read_json(path))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_rng_state(checkpoint)
             return
         checkpoints.load_random_state(Path(checkpoint), self.args.process_index)

@@ -15,19 +15,21 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
-from ftkit.training.batches import Collator, by_length
+from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
+from ftkit.training.memory import plan
 from ftkit.training.packing import Packed, refuse_mixed_rows
-from ftkit.training.precision import autocast, resolve_precision
-from ftkit.training.processes import processes
+from ftkit.training.precision import autocast, lower_frozen, resolve_precision
+from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
 from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Workplace
+from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
 from ftkit.training.writing import WritingHead
 
@@ -82,10 +84,12 @@ class TrainedEstimator:
             UsageError: transformers refuses the `training` block, or the method this model.
             InputError: The model cannot be loaded.
         """
+        load_everywhere()
         self.arguments = self._arguments(workplace, validated)
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
@@ -95,6 +99,25 @@ class TrainedEstimator:
             self._room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
+        self.most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
+
+    def _most_tokens(self) -> int | None:
+        """The most tokens to compute at once, by what the longest row takes; `None` where batches fit."""
+        features = self.encoded.features
+        if self.objective.packing:
+            features = Packed(features, self.max_length)
+        rows = Rows(features, self.objective, self.setup.seed)
+        longest = max(range(len(rows)), key=lambda row: len(rows.features[row]["input_ids"]))
+
+        def forward(count: int) -> Tensor:
+            batch = self.collator([rows[longest, 1.0, 0]] * count)
+            inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS, WEIGHTS)}
+            with autocast(torch.device("cpu"), self.precision):
+                outputs = self.objective.outputs(self.model, inputs, batch["labels"])
+                return self.objective.row_losses(outputs, batch["labels"])
+
+        tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
+        return plan(self.model, self.arguments, forward=forward, tokens=tokens)
 
     def fit(
         self,
@@ -135,7 +158,10 @@ class TrainedEstimator:
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
+            most_tokens=self.most_tokens,
         )
+        if engine.is_deepspeed_enabled:
+            log.warning("  note: DeepSpeed steps at each backward pass: every batch is computed whole")
         # Progress and log file are our own.
         engine.remove_callback(_stock_progress())
         started = time.perf_counter()
@@ -151,16 +177,17 @@ class TrainedEstimator:
         figures["best_step"] = engine.state.best_global_step
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
+        weights = engine.whole_weights(trained_only=hasattr(self.model, "peft_config"))
         if processes().is_main_process:
-            self.save(workplace.model, engine)
+            self.save(workplace.model, engine, weights)
         processes().wait_for_everyone()
         self._compare_saved(workplace.model, validation or train)
         return figures
 
-    def save(self, folder: Path, engine: Engine) -> None:
-        """Write the model and its tokenizer."""
+    def save(self, folder: Path, engine: Engine, weights: dict[str, Tensor] | None) -> None:
+        """Write the model and its tokenizer; the weights are given where the model is sharded."""
         folder.mkdir(parents=True, exist_ok=True)
-        engine.save_weights(folder)
+        engine.save_weights(folder, weights)
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(folder)
         if isinstance(self.objective, WritingHead):
@@ -264,6 +291,9 @@ class TrainedEstimator:
             "save_total_limit": 1,
             "report_to": "none",
             "per_device_eval_batch_size": _EVAL_BATCH,
+            # Nothing in these models changes its buffers, and a process that runs out of memory before
+            # they are sent would leave the others waiting.
+            "ddp_broadcast_buffers": False,
         }
         if validated:
             chosen |= {
@@ -291,6 +321,13 @@ class TrainedEstimator:
             )
         except (ValueError, TypeError) as error:
             raise UsageError(f"training: {error}") from None
+        except ImportError as error:
+            raise InputError(f"training: {error}") from None
+        if arguments.fsdp and processes().num_processes == 1:
+            raise UsageError(
+                "training.fsdp shards a model over several processes, and this is the only one",
+                hint="use `accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE`",
+            )
         # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
@@ -340,9 +377,11 @@ class TrainedEstimator:
         batches = by_length(features, self._eval_batch())
         mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
-        for batch in batches[state.process_index :: state.num_processes]:
+        for batch, counts in shared(batches):
             chosen = [features[row] for row in batch]
             outputs, loss, count = self._forward(chosen)
+            if not counts:
+                continue
             mine += zip(batch, self.objective.decode(outputs, chosen), strict=True)
             sums = [sums[0] + loss, sums[1] + count]
         everyone = gather_object(mine) if state.num_processes > 1 else mine
@@ -414,12 +453,16 @@ class TrainedEstimator:
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""
         device = processes().device
-        self.model.to(device).eval()
+        if not is_sharded(self.model):
+            self.model.to(device)
+        self.model.eval()
         inputs = {name: value.to(device) for name, value in self.collator.pad(features).items()}
         labels = None
         if "labels" in features[0]:
             labels = self.objective.collate_labels(features, inputs["input_ids"].shape[1]).to(device)
-        with torch.inference_mode(), autocast(device, self.precision):
+        # What FSDP gathers under inference mode could not be trained on afterwards.
+        quiet = torch.no_grad() if is_sharded(self.model) else torch.inference_mode()
+        with quiet, autocast(device, self.precision):
             outputs = self.objective.outputs(self.model, inputs, labels).float()
         if labels is None:
             return outputs.cpu(), 0.0, 0.0
@@ -439,6 +482,9 @@ class TrainedEstimator:
         """
         features = self._encode(records[:_ROWS_COMPARED]).features[:_ROWS_COMPARED]
         before = self._forward(features)[0]
+        if is_sharded(self.model) and not processes().is_main_process:
+            # The model was too large for each process to hold it whole.
+            return
         trained = self.model
         try:
             self.model = self.restore(folder)

@@ -13,7 +13,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ftkit.training.precision import autocast, lowered
-from ftkit.training.processes import processes
+from ftkit.training.processes import processes, shared
+from ftkit.training.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,10 +54,13 @@ class Writer:
         self.device = processes().device
         self.precision = precision
         # Step by step, casting all weights for each token would cost more than the arithmetic.
-        self.low = precision == "bf16"
+        self.sharded = is_sharded(model)
+        self.low = precision == "bf16" and not self.sharded
         whole = copy.deepcopy(model) if self.low and copied else model
         self.model: Any = lowered(whole, precision) if self.low else whole
-        self.model.to(self.device).eval()
+        if not self.sharded:
+            self.model.to(self.device)
+        self.model.eval()
         self.tokenizer = tokenizer
         self.until = tuple(until)
         pad = tokenizer.pad_token_id
@@ -78,10 +82,10 @@ class Writer:
         state = processes()
         prefix = self._prefix(prompts) if share else None
         mine: list[tuple[int, str]] = []
-        for numbers in batches[state.process_index :: state.num_processes]:
+        for numbers, counts in shared(batches):
             chosen = None if allowed is None else partial(_of_batch, allowed, numbers)
             texts = self._batch([prompts[number] for number in numbers], allowed=chosen, prefix=prefix)
-            mine += zip(numbers, texts, strict=True)
+            mine += zip(numbers, texts, strict=True) if counts else ()
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         return [text for _, text in sorted(everyone)]
 
@@ -130,12 +134,14 @@ class Writer:
         if self.until:
             options["stopping_criteria"] = [self._ended(start)]
         casting = nullcontext() if self.low else autocast(self.device, self.precision)
-        with torch.inference_mode(), casting:
+        with torch.no_grad() if self.sharded else torch.inference_mode(), casting:
+            # A sharded model goes on until every process is done, as each holds a part of it.
             written = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=self.config,
                 streamer=streamer,
+                synced_gpus=self.sharded,
                 **options,
             )
         texts: list[str] = self.tokenizer.batch_decode(written[:, start:], skip_special_tokens=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+Share = TypeVar("Share")
 
 
 def is_main_process() -> bool:
@@ -24,3 +27,15 @@ def processes() -> PartialState:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def shared(batches: Sequence[Share]) -> Iterator[tuple[Share, bool]]:
+    """This process's share of batches, and whether each counts.
+
+    All processes get the same number, because those that hold parts of one model must call it together:
+    where batches run out, the last one comes again, and does not count.
+    """
+    state = processes()
+    for start in range(0, len(batches), state.num_processes):
+        number = start + state.process_index
+        yield batches[min(number, len(batches) - 1)], number < len(batches)

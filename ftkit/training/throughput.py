@@ -31,13 +31,18 @@ class Meter:
         self.began = time.perf_counter()
 
     def count(self, batch: Mapping[str, Tensor]) -> None:
-        """Count a batch, or a part of one."""
+        """Count the rows and the real tokens of a batch."""
         mask = batch.get("attention_mask")
         if mask is not None:
             positions = batch.get("position_ids")
             # Packed rows begin where positions do.
             self.rows += len(mask) if positions is None else int(((positions == 0) & (mask == 1)).sum())
             self.tokens += int(mask.sum())
+
+    def count_pass(self, part: Mapping[str, Tensor]) -> None:
+        """Count what a pass over a batch, or over a part of one, computes."""
+        mask = part.get("attention_mask")
+        if mask is not None:
             self.computed += mask.numel()
 
     @contextmanager

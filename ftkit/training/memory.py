@@ -1,0 +1,196 @@
+"""Memory on a CPU: what training will need, told before it starts.
+
+On a CPU running out of memory is no exception but a killed process, so only an estimate helps. What a
+forward pass leaves for the backward pass is not computed from the model's sizes, which differ with every
+architecture, but measured on one row and on two; the rest is counted from the parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import TrainingArguments
+
+from ftkit.errors import InputError
+
+log = logging.getLogger("ftkit")
+
+_USABLE = 0.8
+"""Share of the free memory to plan with: passes back are not measured, and other programs need some."""
+_STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1}
+"""Numbers that an optimizer keeps for each trained weight; Adam and its kin keep two."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that training takes beyond the loaded model.
+
+    Attributes:
+        fixed: Gradients, optimizer states and copies of weights, whatever the batch.
+        after: Optimizer states and the saved model, which is loaded again and compared after training.
+        row: What a forward pass keeps of the longest row.
+        tokens: Length of that row.
+    """
+
+    fixed: int
+    after: int
+    row: int
+    tokens: int
+
+    def peak(self, tokens: int) -> int:
+        """Bytes with parts of batches of that many tokens."""
+        return max(self.fixed + self.row * tokens // self.tokens, self.after)
+
+
+def plan(
+    model: Any, arguments: TrainingArguments, *, forward: Callable[[int], Any], tokens: int
+) -> int | None:
+    """The most tokens to compute at once; `None` where whole batches fit.
+
+    Where not even one row fits, activation checkpointing is turned on in the arguments, and said.
+
+    Args:
+        model: The model, loaded, adapters in place.
+        arguments: Arguments of the run.
+        forward: Computes the loss of the longest row, so many times side by side.
+        tokens: Length of that row.
+
+    Raises:
+        InputError: Even then it does not fit.
+    """
+    free = int(free_memory() * _USABLE) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    checkpointing = bool(arguments.activation_checkpointing)
+    need = estimate(model, arguments.optim, forward, tokens, checkpointing=checkpointing)
+    whole = arguments.per_device_train_batch_size * tokens
+    log.debug("  memory: at most %s needed, %s free", _gib(need.peak(whole)), _gib(free))
+    if need.peak(whole) <= free:
+        return None
+    without = need
+    if need.peak(tokens) > free and not checkpointing:
+        arguments.activation_checkpointing = arguments.gradient_checkpointing = True
+        need = estimate(model, arguments.optim, forward, tokens, checkpointing=True)
+    if need.peak(tokens) > free:
+        raise InputError(
+            f"not enough memory: one row of {tokens} tokens needs about {_gib(need.peak(tokens))}, "
+            f"{_gib(need.fixed)} of it for gradients and the optimizer; {_gib(free)} are free",
+            hint="lower model.max_length, train adapters (method: lora), set training.optim: adafactor, "
+            "or take a smaller model",
+        )
+    if need is not without:
+        log.warning(
+            "  note: one row needs about %s and %s are free: activation checkpointing is turned on, which "
+            "computes every layer twice", _gib(without.peak(tokens)), _gib(free),
+        )  # fmt: skip
+    most = int((free - need.fixed) * tokens / need.row)
+    if most >= whole:
+        return None
+    log.warning(
+        "  note: a batch of the longest rows needs about %s and %s are free: batches are computed in parts "
+        "of at most %d tokens", _gib(need.peak(whole)), _gib(free), most,
+    )  # fmt: skip
+    return most
+
+
+def estimate(
+    model: Any, optimizer: str, forward: Callable[[int], Any], tokens: int, *, checkpointing: bool
+) -> Need:
+    """What training takes beyond the loaded model, by forward passes of the longest row."""
+    sizes = [(p.numel(), p.element_size(), p.requires_grad) for p in model.parameters()]
+    trained = sum(count for count, _, learns in sizes if learns)
+    states = next((count for name, count in _STATES.items() if optimizer.startswith(name)), 2)
+    row, whatever = _kept(model, forward)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+        inputs, _ = _kept(model, forward)
+        model.activation_checkpointing_disable()
+        # The layers' inputs are kept, and one layer at a time is computed again.
+        row = inputs + (row - inputs) // _layers(model)
+    return Need(
+        fixed=4 * trained * (1 + states) + whatever,
+        after=4 * trained * states + sum(count * size for count, size, _ in sizes),
+        row=row,
+        tokens=tokens,
+    )
+
+
+def _kept(model: nn.Module, forward: Callable[[int], Any]) -> tuple[int, int]:
+    """The most bytes alive at once in a forward pass in training: for each row, and whatever the rows.
+
+    The latter are the copies of the weights that autocast makes.
+    """
+    training = model.training
+    model.train()
+    one, two = (_peak(model, forward, count) for count in (1, 2))
+    model.train(training)
+    return max(two - one, 1), max(2 * one - two, 0)
+
+
+def _peak(model: nn.Module, forward: Callable[[int], Any], count: int) -> int:
+    made = _Made([*model.parameters(), *model.buffers()])
+    # The run draws the random numbers that it would draw without the estimate.
+    with torch.random.fork_rng(devices=[]), made:
+        forward(count)
+    return made.peak
+
+
+def _layers(model: nn.Module) -> int:
+    lists = [len(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max([*lists, 1])
+
+
+class _Made(TorchDispatchMode):
+    """Follows the memory of the tensors that operations make.
+
+    Args:
+        given: Tensors that are there anyway; views of them take no memory.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = WeakIdKeyDictionary()
+        self.alive = 0
+        self.peak = 0
+        for tensor in given:
+            self.known[tensor.untyped_storage()] = True
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return tree_map_only(Tensor, self._note, function(*args, **(kwargs or {})))
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self.known:
+            self.known[storage] = True
+            self.alive += storage.nbytes()
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._forget, storage.nbytes())
+        return tensor
+
+    def _forget(self, size: int) -> None:
+        self.alive -= size
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, within the limit of a container."""
+    free = int(psutil.virtual_memory().available)
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+    if all(path.is_file() for path in limits):
+        limit, used = (path.read_text().strip() for path in limits)
+        if limit.isdecimal():
+            free = min(free, int(limit) - int(used))
+    return free
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,176 @@
+"""Too little memory: an accelerator repeats a step in smaller parts, for a CPU there is an estimate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import meeting
+
+import ftkit
+from ftkit.errors import InputError
+from ftkit.training import estimator, memory
+from ftkit.training.engine import Engine
+
+
+def losses(run: Any) -> list[float]:
+    lines = (run.folder / "log.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+@pytest.fixture
+def still_recipe(recipe: dict[str, Any], still: Any, tmp_path: Path) -> Any:
+    """Recipes of a model without dropout, each with a run folder of its own."""
+    recipe["model"] = {"name_or_path": str(still("bert"))}
+    recipe["training"] |= {"num_train_epochs": 1, "logging_steps": 1}
+    return lambda name, **changes: recipe | {"output_dir": str(tmp_path / name)} | changes
+
+
+@pytest.mark.parametrize("micro_batch", ["auto", "off"])
+def test_a_step_that_does_not_fit_is_repeated_in_parts(
+    micro_batch: str, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = {"precision": "fp32", "micro_batch": micro_batch}
+    plenty = losses(ftkit.finetune(still_recipe("plenty", engine=engine)))
+    monkeypatch.setattr(Engine, "compute_loss", meeting(rows=2))
+    assert losses(ftkit.finetune(still_recipe("short", engine=engine))) == pytest.approx(plenty, rel=1e-5)
+    assert "out of memory; the step is repeated in parts of at most" in caplog.text
+
+
+def test_a_row_that_does_not_fit_is_named(still_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute_loss(self: Engine, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Engine, "compute_loss", compute_loss)
+    with pytest.raises(InputError, match=r"a single row of \d+ tokens does not fit") as caught:
+        ftkit.finetune(still_recipe("row"))
+    assert "train.csv:" in caught.value.where
+
+
+class Measured(Exception):
+    """Ends a run once its need is known."""
+
+
+@pytest.fixture
+def need(still_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> memory.Need:
+    """What the recipe needs."""
+    found = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        found.append(estimate(*arguments, **options))
+        raise Measured
+
+    estimate = memory.estimate
+    with monkeypatch.context() as patch, pytest.raises(Measured):
+        patch.setattr(memory, "estimate", note)
+        ftkit.finetune(still_recipe("measured"))
+    return found[0]
+
+
+def test_batches_are_cut_to_what_is_free(
+    need: memory.Need, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plenty = losses(ftkit.finetune(still_recipe("plenty")))
+    sizes = []
+    original = Engine.compute_loss
+
+    def compute_loss(self: Engine, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+        sizes.append(inputs["input_ids"].numel())
+        return original(self, model, inputs, **options)
+
+    monkeypatch.setattr(Engine, "compute_loss", compute_loss)
+    monkeypatch.setattr(memory, "free_memory", lambda: int(need.peak(3 * need.tokens) / 0.8) + 1)
+    assert losses(ftkit.finetune(still_recipe("cut"))) == pytest.approx(plenty, rel=1e-5)
+    assert "batches are computed in parts of at most" in caplog.text
+    assert max(sizes) <= 3 * need.tokens
+
+
+def test_activations_are_checkpointed_where_a_row_does_not_fit(
+    need: memory.Need, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plenty = losses(ftkit.finetune(still_recipe("plenty")))
+    monkeypatch.setattr(memory, "free_memory", lambda: int((need.peak(need.tokens) - 1) / 0.8))
+    assert losses(ftkit.finetune(still_recipe("checkpointed"))) == pytest.approx(plenty, rel=1e-5)
+    assert "activation checkpointing is turned on" in caplog.text
+
+
+def test_a_model_that_does_not_fit_is_refused(
+    need: memory.Need, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: need.fixed)
+    with pytest.raises(InputError, match="not enough memory: one row of"):
+        ftkit.finetune(still_recipe("refused"))
+    assert not (tmp_path / "refused").exists()
+
+
+# A fresh process, since a peak is never forgotten: 6 layers of width 256 over 64 rows of 64 tokens.
+MEASURE = """
+import json, sys
+import ftkit
+from ftkit.training import memory
+from ftkit.training.throughput import peak_memory
+import torch
+
+found = []
+estimate = memory.estimate
+def note(*arguments, **options):
+    need = estimate(*arguments, **options)
+    found[:] = [need.peak(64 * need.tokens), peak_memory(torch.device("cpu"))]
+    return need
+memory.estimate = note
+ftkit.finetune(json.loads(sys.argv[1]))
+print(json.dumps([found[0], peak_memory(torch.device("cpu")) - found[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the peak of a process is read otherwise there")
+@pytest.mark.parametrize(("family", "precision"), [("bert", "fp32"), ("llama", "bf16")])
+def test_the_estimate_is_within_a_factor_of_two(
+    family: str, precision: str, tiny: Any, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 1024}
+    tokenizer = tiny(family)
+    config = json.loads((tokenizer / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("architectures", "head_dim")}
+    lines = [f"{'the ' * 60}{colour},{colour}" for colour in ("red", "green", "blue") * 32]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    recipe |= {
+        "model": {"from_config": config | sizes, "tokenizer": str(tokenizer), "max_length": 64},
+        "data": {"train_file": str(tmp_path / "train.csv")},
+        "training": {"max_steps": 2, "per_device_train_batch_size": 64, "save_strategy": "no"},
+        "engine": {"precision": precision},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(recipe)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    estimated, measured = json.loads(done.stdout.splitlines()[-1])
+    assert 0.5 <= estimated / measured <= 2
+
+
+def test_frozen_matrices_are_held_in_bf16_with_the_same_numbers(
+    still_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    fit = estimator.TrainedEstimator.fit
+
+    def note(self: Any, *arguments: Any) -> Any:
+        made.append({name: parameter.dtype for name, parameter in self.model.named_parameters()})
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(estimator.TrainedEstimator, "fit", note)
+    settings = {"method": "lora", "engine": {"precision": "bf16"}}
+    low = ftkit.finetune(still_recipe("low", **settings))
+    monkeypatch.setattr(estimator, "lower_frozen", lambda model, precision: None)
+    high = ftkit.finetune(still_recipe("high", **settings))
+    frozen = [dtype for name, dtype in made[0].items() if name.endswith("base_layer.weight")]
+    assert set(frozen) == {torch.bfloat16}
+    assert {dtype for name, dtype in made[0].items() if "lora_" in name} == {torch.float32}
+    assert losses(low) == losses(high)
+    adapters = [run.folder / "model" / "adapter_model.safetensors" for run in (low, high)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
