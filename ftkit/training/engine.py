@@ -30,7 +30,7 @@ from ftkit.training.batches import (
 )
 from ftkit.training.cpu import fast_dropout, keep_kernels, keep_memory
 from ftkit.training.heads import Batch, Features
-from ftkit.training.room import Room, never_out_of_memory, tokens
+from ftkit.training.room import Room, never_out_of_memory
 from ftkit.training.throughput import Meter
 
 keep_kernels()
@@ -143,7 +143,7 @@ class Engine(Trainer):
         self.step_batches = []
         if self.state.global_step < 2:
             # The optimizer takes memory for its states in its first step: what fitted before proves nothing.
-            self.room.proven = 0
+            self.room.proven.clear()
         counts = [self.collator.objective.row_counts(b["labels"]) * b[WEIGHTS] for b in samples]
         total = torch.stack([count.sum() for count in counts]).sum().to(device)
         total = self.accelerator.reduce(total, reduction="sum")
@@ -195,7 +195,7 @@ class Engine(Trainer):
             with self.accelerator.no_sync(model):
                 fitted = all(self.room.fits(partial(compute, part), part) for part in parts[:-1])
                 last = parts[-1]
-                alone = not exchanged or tokens(last) > self.room.proven
+                alone = not exchanged or not self.room.surely_fits(last)
                 if fitted and alone:
                     self.room.fits(partial(compute, last), last)
             if not self.room.agree():

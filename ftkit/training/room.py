@@ -26,6 +26,11 @@ def tokens(part: Batch) -> int:
     return part["input_ids"].numel()
 
 
+def extent(part: Batch) -> tuple[int, ...]:
+    """Rows and columns of everything in a part of a batch."""
+    return tuple(size for name in sorted(part) for size in part[name].shape)
+
+
 @contextmanager
 def never_out_of_memory() -> Iterator[None]:
     """Say what to change where a step cannot be repeated: other processes wait inside the same pass.
@@ -51,14 +56,14 @@ class Room:
         where: Place of every training row, for messages.
 
     Attributes:
-        proven: The most tokens that this process has computed at once so far.
+        proven: Extents that this process has had memory for.
         short: What it had no memory for.
     """
 
     def __init__(self, most: int | None, where: list[str]) -> None:
         self.most = most
         self.where = where
-        self.proven = 0
+        self.proven: set[tuple[int, ...]] = set()
         self.short: Batch | None = None
 
     def fits(self, compute: Callable[[], None], part: Batch) -> bool:
@@ -68,8 +73,14 @@ class Room:
         except torch.OutOfMemoryError:
             self.short = part
         else:
-            self.proven = max(self.proven, tokens(part))
+            if not self.surely_fits(part):
+                self.proven.add(extent(part))
         return self.short is None
+
+    def surely_fits(self, part: Batch) -> bool:
+        """Whether something at least as large in every direction has fitted."""
+        mine = extent(part)
+        return any(all(a <= b for a, b in zip(mine, known, strict=True)) for known in self.proven)
 
     def agree(self) -> bool:
         """Whether no process ran out of memory; else all take half of what did not fit from here on.
