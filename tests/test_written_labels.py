@@ -66,7 +66,7 @@ TEXT = "Ann met Ann Lee in New  York, not in Annapolis."
 )
 def test_entities_are_found_again(written: str, spans: list, failed: str) -> None:
     record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
-    found = read_entities(written, record, ("PER", "LOC"), _entities_of)
+    found = read_entities(written, record, {"PER": "PER", "LOC": "LOC"}, _entities_of)
     assert found.value.spans == tuple(Span(*span) for span in spans)
     assert found.failed == failed
 
@@ -75,7 +75,8 @@ def test_entities_round_trip() -> None:
     record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
     target = _entities_of((Span(0, 3, "PER"), Span(8, 15, "PER"), Span(19, 28, "LOC")), record)
     assert isinstance(target, Entities)
-    assert read_entities(written_entities(target), record, ("PER", "LOC"), _entities_of).value == target
+    types = {"PER": "PER", "LOC": "LOC"}
+    assert read_entities(written_entities(target), record, types, _entities_of).value == target
 
 
 @pytest.fixture

@@ -192,6 +192,8 @@ def test_it_prompts_end_to_end(
     shutil.copytree(whole(architecture_of(shipped_recipe)), model)
     if not (model / "chat_template.jinja").is_file():
         (model / "chat_template.jinja").write_text(CHAT)
+    # The second text of the entities is longer than the tiny model's positions in letters.
+    limit = 1 if shipped_recipe.task.type == "ner" else 12
     evaluation = ftkit.evaluate(
         name,
         [
@@ -202,11 +204,11 @@ def test_it_prompts_end_to_end(
             *data.settings(standin(data_of(shipped_recipe))),
             f"output_dir={tmp_path / 'run'}",
         ],
-        limit=12,
+        limit=limit,
     )
     metrics = evaluation.metrics
     assert metrics["split"] == data.scored
-    assert metrics["rows"] == min(data.sizes[data.scored], 12)
+    assert metrics["rows"] == min(data.sizes[data.scored], limit)
     headlines = [metric.name() for metric in shipped_recipe.metrics if isinstance(metric, Headline)]
     assert list(metrics["metrics"]) == headlines
     assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())

@@ -161,7 +161,7 @@ def test_micro_batches_of_similar_length_leave_the_gradient_as_it_is(
         patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
         patch.setattr(
             "ftkit.training.engine.micro_batches",
-            lambda *arguments: cuts.append(micro_batches(*arguments)) or cuts[-1],
+            lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],
         )
         ours, losses = engine_gradients(recipe, patch)
     assert all(len(parts) == 2 for parts in cuts), "a batch of 8 is cut at multiples of 4 rows"

@@ -133,7 +133,7 @@ def test_gradients_equal_those_of_rows_of_their_own(
             patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
             patch.setattr(
                 "ftkit.training.engine.micro_batches",
-                lambda *arguments: cuts.append(micro_batches(*arguments)) or cuts[-1],
+                lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],
             )
             ours, losses = engine_gradients(packing | {"training": packing["training"] | changed}, patch)
         for one, other in zip(ours, plain, strict=True):

@@ -192,7 +192,7 @@ def test_gradients_equal_plain_transformers(
         patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
         patch.setattr(
             "ftkit.training.engine.micro_batches",
-            lambda *arguments: cuts.append(micro_batches(*arguments)) or cuts[-1],
+            lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],
         )
         assert_same_steps(engine_gradients(recipe, patch), plain)
     assert [len(parts) for parts in cuts] == [2, 2, 2], "a batch is cut at multiples of 4 rows"
