@@ -495,7 +495,7 @@ def run_plain(job: Figures) -> Figures:
         steps = job["warm_up"] + job["steps"]
         if steps > len(rows["train"]) // job["batch"]:
             sys.exit(f"--steps: an epoch has {len(batches)} steps, {WARM_UP} of them to warm up")
-        train = rows["train"].select([row for batch in islice(batches, steps) for row, _ in batch])
+        train = rows["train"].select([row for batch in islice(batches, steps) for row, *_ in batch])
         if job["task"] == "ner":
             # With the tags in ftkit's order the new heads are the same, and so are the losses.
             names = tag_names(sorted({label.partition("-")[2] for label in labels if label != "O"}))
