@@ -41,7 +41,7 @@ def complete(accelerator: Accelerator, arguments: TrainingArguments, model: nn.M
     It shards the token embedding by itself, and fails where that is already part of a block, as in BERT.
 
     Raises:
-        UsageError: The first version of FSDP is asked for.
+        UsageError: The first version of FSDP is asked for, or the model cannot be sharded.
     """
     state = accelerator.state
     if asked_for_sharding() and state.distributed_type == DistributedType.MULTI_CPU:
@@ -49,13 +49,34 @@ def complete(accelerator: Accelerator, arguments: TrainingArguments, model: nn.M
         if state.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
         state.distributed_type = DistributedType.FSDP
-    if state.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+    if state.distributed_type != DistributedType.FSDP:
+        return
+    if not accelerator.is_fsdp2:
         raise UsageError(
             "ftkit shards with FSDP2, not with its first version",
             hint="accelerate launch --fsdp_version 2, or training.fsdp_config: {version: 2}",
         )
-    if state.distributed_type == DistributedType.FSDP and not state.fsdp_plugin.transformer_cls_names_to_wrap:
+    refuse_widely_shared(model)
+    if not state.fsdp_plugin.transformer_cls_names_to_wrap:
         state.fsdp_plugin.transformer_cls_names_to_wrap = _blocks(model)
+
+
+def refuse_widely_shared(model: Any) -> None:
+    """Refuse models such as T5, whose encoder and decoder have layers of their own for one embedding.
+
+    accelerate 1.15 puts the model's input and output layer into one group; torch refuses weights that are
+    in two groups.
+
+    Raises:
+        UsageError: More than those two share the embedding.
+    """
+    shared = model.get_input_embeddings().weight
+    holders = [name for name, module in model.named_modules() if getattr(module, "weight", None) is shared]
+    if len(holders) > 2:
+        raise UsageError(
+            f"FSDP2 cannot shard this model: {', '.join(holders)} share one weight",
+            hint="train it without FSDP; where memory is short, with method: lora",
+        )
 
 
 def _blocks(model: Any) -> list[str]:

@@ -16,8 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import write_colours
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import ftkit
+from ftkit.errors import UsageError
+from ftkit.training import sharding
 
 TRAINING = {
     "num_train_epochs": 2,
@@ -143,6 +146,12 @@ def test_all_repeat_the_step_when_one_runs_out_of_memory(make: Any, launched: st
 def test_sharded_adapters_equal_one_process(make: Any, launched: str) -> None:
     one = alone(make, "lora-one", "uneven", method="lora")
     assert_same(one, one.with_name("lora-shards"))
+
+
+def test_models_that_share_an_embedding_widely_are_not_sharded(tiny: Any) -> None:
+    sharding.refuse_widely_shared(AutoModelForCausalLM.from_pretrained(tiny("gpt2")))
+    with pytest.raises(UsageError, match=r"encoder\.embed_tokens, decoder\.embed_tokens"):
+        sharding.refuse_widely_shared(AutoModelForSeq2SeqLM.from_pretrained(tiny("t5")))
 
 
 def test_a_sharded_run_goes_on_where_it_was_stopped(make: Any, launched: str) -> None:
