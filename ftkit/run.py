@@ -267,7 +267,7 @@ def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
         raise UsageError(
             "the run was made with another task, model or method:\n  " + "\n  ".join(changes),
             where=str(folder),
-            hint="train this recipe in an output_dir of its own",
+            hint="give this recipe an output_dir of its own, or replace the run with --overwrite",
         )
 
 

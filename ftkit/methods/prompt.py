@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -178,7 +178,7 @@ class Prompt(Method):
 
         found = library.find(setup.task_type, prompt) if prompt else library.Entry()
         assert setup.questions is not None
-        words = self._words(setup.labels, found.verbalizer)
+        words = self._words(setup.labels)
         questions: Questions = setup.questions(words, self.entity_format)
         way = self.answer or setup.asked_by[0]
         chat = self.style == "chat"
@@ -206,13 +206,13 @@ class Prompt(Method):
             until=(self.delimiter,) if not chat and self.delimiter.strip(" ") else (),
         )
 
-    def _words(self, labels: Sequence[str], usual: Mapping[str, str]) -> dict[str, list[str]]:
+    def _words(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """What is written for each label."""
         if unknown := [label for label in self.verbalizer if label not in labels]:
             raise UsageError(
                 f"method.verbalizer: {unknown[0]!r} is no label", hint=f"labels: {', '.join(labels[:12])}"
             )
-        words = {label: _several(self.verbalizer.get(label, usual.get(label, label))) for label in labels}
+        words = {label: _several(self.verbalizer.get(label, label)) for label in labels}
         every = [word for one in words.values() for word in one]
         if twice := [word for word, times in Counter(every).items() if times > 1]:
             raise UsageError(f"method.verbalizer: two labels have the word {twice[0]!r}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftkit.prompts.prompting import CONTENT_FREE, Prompt, Prompting
-from ftkit.prompts.ranking import Joint, Ranked, Ranker, log_sum
+from ftkit.prompts.ranking import Joint, Ranker, log_sum
 from ftkit.questions import Candidate
 from ftkit.records import Prediction, Record, Writing
 from ftkit.training.generation import Writer
@@ -18,6 +18,7 @@ from ftkit.training.generation import Writer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MOST_KEPT = 10_000
 _SPARE = 4
 """Tokens that a written label may have beyond the longest one."""
 
@@ -89,8 +90,7 @@ class Ranking(Answerer):
         self.normalization = normalization
         self.calibration = calibration
         self.prior: Mapping[str, float] | None = None
-        self._leanings: dict[Hashable, list[dict[str, float]]] = {}
-        self._baselines: dict[Hashable, list[Ranked]] = {}
+        self._free: dict[Hashable, list[Any]] = {}
 
     def row(self, record: Record, prompt: Prompt) -> tuple[Any, int]:
         row = self.ranker.row(prompt, [candidate.text for candidate in self._candidates(record)])
@@ -105,6 +105,7 @@ class Ranking(Answerer):
         return [[[answer.likelihood, answer.tokens] for answer in row] for row in ranked]
 
     def predictions(self, asked: Sequence[Asked], said: Sequence[Any]) -> list[Prediction]:
+        self.ask_free(asked)
         pairs = zip(asked, said, strict=True)
         found = [self._calibrated(one, self.probabilities(one, values)) for one, values in pairs]
         return [self.prompting.questions.choose(probabilities) for probabilities in found]
@@ -121,8 +122,8 @@ class Ranking(Answerer):
         """The score of every candidate: its log-probability, normalized."""
         candidates = self._candidates(asked.record)
         if self.normalization == "pmi":
-            baseline = self._baseline(asked)
-            return [value - base.likelihood for (value, _), base in zip(said, baseline, strict=True)]
+            baseline = self._free[self._kept_by(asked)][0]
+            return [value - base for (value, _), (base, _) in zip(said, baseline, strict=True)]
         lengths: dict[str, Callable[[Candidate, float], float]] = {
             "none": lambda candidate, tokens: 1,
             "token": lambda candidate, tokens: tokens,
@@ -136,7 +137,8 @@ class Ranking(Answerer):
         if self.calibration == "none":
             return probabilities
         if self.calibration == "contextual":
-            prior = mean(self._leaning(asked))
+            free = self._free[self._kept_by(asked)]
+            prior = mean([self.probabilities(asked, row) for row in free])
         else:
             assert self.prior is not None
             prior = dict(self.prior)
@@ -146,21 +148,18 @@ class Ranking(Answerer):
 
     # What a prompt that says nothing gives -----------------------------------------------
 
-    def _leaning(self, asked: Asked) -> list[dict[str, float]]:
-        """The candidates' probabilities after each content-free text."""
-        key = self._kept_by(asked)
-        if key not in self._leanings:
-            free = [self._content_free(asked, text) for text in CONTENT_FREE]
-            said = self.say(free)
-            self._leanings[key] = [self.probabilities(one, row) for one, row in zip(free, said, strict=True)]
-        return self._leanings[key]
-
-    def _baseline(self, asked: Asked) -> list[Ranked]:
-        key = self._kept_by(asked)
-        if key not in self._baselines:
-            free = self._content_free(asked, CONTENT_FREE[0])
-            (self._baselines[key],) = self.ranker.scores([free.row], [free.key])
-        return self._baselines[key]
+    def ask_free(self, asked: Sequence[Asked]) -> None:
+        """Ask what the prompts of records give where they say nothing, as far as that is needed and new."""
+        if self.normalization != "pmi" and self.calibration != "contextual":
+            return
+        if len(self._free) > _MOST_KEPT:
+            self._free.clear()
+        texts = CONTENT_FREE if self.calibration == "contextual" else CONTENT_FREE[:1]
+        new = {key: one for one in asked if (key := self._kept_by(one)) not in self._free}
+        free = [self._content_free(one, text) for one in new.values() for text in texts]
+        said = self.say(free) if free else []
+        for number, key in enumerate(new):
+            self._free[key] = said[number * len(texts) : (number + 1) * len(texts)]
 
     def _kept_by(self, asked: Asked) -> Hashable:
         """Equal for records whose content-free prompts and candidates are the same."""
@@ -173,8 +172,8 @@ class Ranking(Answerer):
         return Asked(asked.record, prompt, self.row(asked.record, prompt)[0], asked.key)
 
     def explained(self, asked: Asked, said: Any) -> dict[str, Any]:
-        scores = self._scores(asked, said)
         (prediction,) = self.predictions([asked], [said])
+        scores = self._scores(asked, said)
         rows = zip(self._candidates(asked.record), said, scores, strict=True)
         return {
             "candidates": [
@@ -234,8 +233,7 @@ class Generating(Answerer):
 
     def say(self, asked: Sequence[Asked]) -> list[Any]:
         allowed = self._allowed(asked) if self.constrained else None
-        decoder = not self.writer.model.config.is_encoder_decoder
-        texts = self.writer.write([one.row for one in asked], self.batch, allowed, share=decoder)
+        texts = self.writer.write_alone([one.row for one in asked], self.batch, allowed)
         return [[text, *loss] for text, loss in zip(texts, self._losses(asked), strict=True)]
 
     def _losses(self, asked: Sequence[Asked]) -> list[list[float]]:

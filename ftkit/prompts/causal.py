@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ftkit.errors import InputError
 from ftkit.prompts.prompting import Prompt
-from ftkit.prompts.ranking import Joint, Ranked, Ranker, in_batches
+from ftkit.prompts.ranking import MOST_LOGITS, Joint, Ranked, Ranker, in_batches
 from ftkit.training.generation import common
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ _FEWEST_SHARED = 8
 _BATCH_TOKENS = {"cpu": 1024}
 """Tokens of a batch: on a CPU, less padding and what fits the caches is worth more than a large one."""
 _MANY_TOKENS = 8192
-_LOGITS = 2**26
-"""The most logits that a batch may have at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ class CausalRanker(Ranker[Asked]):
         trees = [row.tree() for row in rows]
         lengths = [row.trunk - share + len(tree.ids) for row, tree in zip(rows, trees, strict=True)]
         nodes = max(len(tree.ids) for tree in trees) + 1
-        most = max(1, _LOGITS // (nodes * self.model.config.get_text_config().vocab_size))
+        most = max(1, MOST_LOGITS // (nodes * self.model.config.get_text_config().vocab_size))
         found: dict[int, list[Ranked]] = {}
         for batch in in_batches(lengths, _BATCH_TOKENS.get(self.device.type, _MANY_TOKENS)):
             for start in range(0, len(batch), most):

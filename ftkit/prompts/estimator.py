@@ -8,18 +8,20 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import InputError, UsageError
 from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
+from ftkit.prompts.causal import CausalRanker
+from ftkit.prompts.cloze import ClozeRanker
 from ftkit.prompts.prompting import Prompt, Prompting
 from ftkit.prompts.ranking import Ranker
+from ftkit.prompts.seq2seq import Seq2SeqRanker
 from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
 from ftkit.prompts.solver import Journal, Solver
 from ftkit.records import Prediction, Record
-from ftkit.training.generation import Writer
+from ftkit.training.generation import Writer, end_tokens
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
@@ -32,6 +34,11 @@ log = logging.getLogger("ftkit")
 PROMPT = "prompt.json"
 _BATCH = 32
 _CALIBRATION_ROWS = 200
+_RANKERS: dict[str, type[Ranker[Any]]] = {
+    "AutoModelForMaskedLM": ClozeRanker,
+    "AutoModelForSeq2SeqLM": Seq2SeqRanker,
+}
+"""How models rank that are not decoders, by the auto class that loads them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,8 @@ class PromptEstimator:
                     hint="take a chat model, or style: plain",
                 )
             self.solvers[plan.name] = self._solver(plan, self._chosen(plan, train))
-            _note_beginnings(plan)
+            if self._loaded.auto_class not in _RANKERS:
+                _note_beginnings(plan)
 
     def fit(
         self, train: Sequence[Record], validation: Sequence[Record], score: Scorer, workplace: Workplace
@@ -211,7 +219,6 @@ class PromptEstimator:
             self._shots(plan, shots),
             number=plan.num_fewshot,
             max_length=self._loaded.max_length,
-            precision=self.precision,
         )
 
     def _answerer(self, plan: Plan) -> Answerer:
@@ -225,15 +232,11 @@ class PromptEstimator:
         tokenizer = self._loaded.tokenizer
         settings = dict(self.setup.generation)
         settings["max_new_tokens"] = longest_answer(plan.prompting, tokenizer, settings["max_new_tokens"])
-        ends = self._loaded.model.generation_config.eos_token_id
-        own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        known = {*own, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])}
-        ends = sorted(end for end in known if end < len(tokenizer))
         writer = Writer(
             self._ranker.model,
             tokenizer,
             settings=settings,
-            stop=ends or None,
+            stop=sorted(end_tokens(self._loaded.model, tokenizer)) or None,
             precision=self.precision,
             until=plan.until,
             copied=False,
@@ -273,35 +276,25 @@ class PromptEstimator:
 
     @cached_property
     def _ranker(self) -> Ranker[Any]:
-        from ftkit.prompts.causal import CausalRanker
-        from ftkit.prompts.cloze import ClozeRanker
-        from ftkit.prompts.seq2seq import Seq2SeqRanker
-
-        kinds: dict[str, type[Ranker[Any]]] = {
-            "AutoModelForMaskedLM": ClozeRanker,
-            "AutoModelForSeq2SeqLM": Seq2SeqRanker,
-        }
         loaded = self._loaded
-        return kinds.get(loaded.auto_class, CausalRanker)(
+        return _RANKERS.get(loaded.auto_class, CausalRanker)(
             loaded.model,
             loaded.tokenizer,
             device=processes().device,
             precision=self.precision,
-            max_length=loaded.max_length,
         )
 
 
 def _note_beginnings(plan: Plan) -> None:
-    """Say which answers are at a disadvantage because another one is their beginning."""
+    """Say which answers a decoder cannot choose because another one is their beginning."""
     questions = plan.prompting.questions
     if plan.answer != "rank" or plan.normalization != "none" or not (questions.same and questions.candidates):
         return
-    texts = sorted(candidate.text for candidate in questions.candidates(Record("?")))
-    pairs = [(one, other) for one, other in pairwise(texts) if other.startswith(one)]
-    if pairs:
-        one, other = pairs[0]
+    texts = [candidate.text for candidate in questions.candidates(Record("?"))]
+    begun = [(text, one) for text in texts for one in texts if text != one and text.startswith(one)]
+    if begun:
         log.warning(
-            "  note: %d answers begin with another one (%r with %r), and are never likelier without "
+            "  note: %d answers begin with another one (%r with %r), which is always as likely; set "
             "method.normalization",
-            len(pairs), other, one,
+            len({text for text, _ in begun}), *begun[0],
         )  # fmt: skip

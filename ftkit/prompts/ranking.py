@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _BATCH_TOKENS = 4096
+MOST_LOGITS = 2**26
+"""The most logits that a batch may have at once."""
 _LONGEST_KEPT = 100_000
 
 
@@ -42,7 +44,6 @@ class Ranker(ABC, Generic[R]):
         tokenizer: The model's own.
         device: Where it runs.
         precision: `fp32`, `bf16` or `fp16`.
-        max_length: The most tokens that a prompt with an answer may have.
     """
 
     def __init__(
@@ -52,13 +53,11 @@ class Ranker(ABC, Generic[R]):
         *,
         device: torch.device,
         precision: str,
-        max_length: int,
     ) -> None:
         self.model: Any = lowered(model, precision).to(device).eval()
         self.tokenizer = tokenizer
         self.device = device
         self.precision = precision
-        self.max_length = max_length
 
     @abstractmethod
     def row(self, prompt: Prompt, answers: Sequence[str]) -> R:

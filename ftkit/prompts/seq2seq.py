@@ -10,10 +10,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ftkit.errors import InputError
 from ftkit.prompts.prompting import Prompt
-from ftkit.prompts.ranking import Ranked, Ranker, in_batches
+from ftkit.prompts.ranking import MOST_LOGITS, Ranked, Ranker, in_batches
 
 _BATCH_TOKENS = 2048
-_LOGITS = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Seq2SeqRanker(Ranker[Asked]):
                 )["last_hidden_state"]
             for number, place in enumerate(batch):
                 row = rows[place]
-                most = max(1, _LOGITS // (max(map(len, row.answers)) * vocabulary))
+                most = max(1, MOST_LOGITS // (max(map(len, row.answers)) * vocabulary))
                 found[place] = [
                     ranked
                     for start in range(0, len(row.answers), most)

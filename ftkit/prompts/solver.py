@@ -63,17 +63,13 @@ class Solver:
         shots: The solved examples.
         number: How many of them a prompt should hold.
         max_length: The most tokens that a prompt with an answer may have.
-        precision: Said beside scores.
     """
 
-    def __init__(
-        self, answerer: Answerer, shots: Shots, *, number: int, max_length: int, precision: str
-    ) -> None:
+    def __init__(self, answerer: Answerer, shots: Shots, *, number: int, max_length: int) -> None:
         self.answerer = answerer
         self.shots = shots
         self.number = number
         self.max_length = max_length
-        self.precision = precision
         self.journal = Journal(None)
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
@@ -102,6 +98,7 @@ class Solver:
         assert isinstance(self.answerer, Ranking)
         asked = self.ask(records)
         said = self._said(asked)
+        self.answerer.ask_free(asked)
         return mean([self.answerer.probabilities(one, row) for one, row in zip(asked, said, strict=True)])
 
     def explain(self, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -147,13 +144,14 @@ class Solver:
         """What the model says, as far as it is not known."""
         keys = [_key(one) for one in asked]
         known = {key: said for key in keys if (said := self.journal.get(key)) is not None}
-        new = [(key, one) for key, one in zip(keys, asked, strict=True) if key not in known]
-        said = self.answerer.say([one for _, one in new]) if new else []
-        self.journal.add([key for key, _ in new], said)
-        known.update((key, one) for (key, _), one in zip(new, said, strict=True))
+        new = {key: one for key, one in zip(keys, asked, strict=True) if key not in known}
+        said = self.answerer.say(list(new.values())) if new else []
+        self.journal.add(list(new), said)
+        known.update(zip(new, said, strict=True))
         return [known[key] for key in keys]
 
 
 def _key(asked: Asked) -> str:
-    """The same for the same question to the same model."""
-    return hashlib.sha256(repr((asked.prompt.text, asked.prompt.after, asked.row)).encode()).hexdigest()
+    """The same for the same question; the loss of the right text is a part of what is said to it."""
+    content = (asked.prompt.text, asked.prompt.after, asked.row, asked.record.target)
+    return hashlib.sha256(repr(content).encode()).hexdigest()

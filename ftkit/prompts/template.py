@@ -91,7 +91,7 @@ class Template:
             raise ValueError(f"the template fails: {error}") from None
 
 
-def _replaced(text: str, old: str, new: str) -> str:
+def _replaced(text: str, old: str, new: str, count: int = -1) -> str:
     """Jinja's `replace`, for a result of bounded size.
 
     Raises:
@@ -99,4 +99,4 @@ def _replaced(text: str, old: str, new: str) -> str:
     """
     if len(text) + text.count(old) * len(new) > _LONGEST_RENDERED:
         raise TypeError(f"replace would make a text of more than {_LONGEST_RENDERED:,} characters")
-    return text.replace(old, new)
+    return text.replace(old, new, count)

@@ -152,7 +152,7 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     return [
         f"## Scores on {metrics['split']} ({metrics['rows']} rows)",
         "",
-        "| metric | score | 95 % interval |",
+        f"| metric | score | {'deviation' if metrics['details'].get('variants') else '95 % interval'} |",
         "|---|---|---|",
         *rows,
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -165,9 +166,16 @@ class MultipleChoice(Task):
         return writing_objective(family, render=render, read=self._read, label_smoothing=label_smoothing)
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+        from ftkit.prompts.template import Template
+
         family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
-        asked = "Question: ...\\nA. ...\\nB. ...\\nAnswer:"
-        return generation_lines(family, f'tokenizer("{asked}", return_tensors="pt")', generation)
+        fields = {
+            "question": "...",
+            "choices": "A. ...\nB. ...",
+            **({"context": "..."} if self.template else {}),
+        }
+        asked = json.dumps(Template(self.template or _TRAINED).render(fields), ensure_ascii=False)
+        return generation_lines(family, f'tokenizer({asked}, return_tensors="pt")', generation)
 
     # Results ----------------------------------------------------------------------------
 

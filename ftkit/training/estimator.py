@@ -19,7 +19,7 @@ from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
-from ftkit.training.generation import Writer
+from ftkit.training.generation import Writer, end_tokens
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
@@ -414,9 +414,7 @@ class TrainedEstimator:
 
     def _end_where_answers_end(self, head: WritingHead, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the model stop after an answer, also where others load what was saved."""
-        own = self.model.generation_config.eos_token_id
-        known = set() if own is None else {own} if isinstance(own, int) else set(own)
-        ends = {end for end in known | head.closing(tokenizer) if end < len(tokenizer)}
+        ends = end_tokens(self.model, tokenizer) | head.closing(tokenizer)
         self.model.generation_config.eos_token_id = sorted(ends) or None
         self.model.generation_config.pad_token_id = tokenizer.pad_token_id
 

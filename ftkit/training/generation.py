@@ -66,28 +66,38 @@ class Writer:
         pad = tokenizer.pad_token_id
         self.config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
 
-    def write(
-        self, prompts: Sequence[list[int]], batch: int, allowed: Allowed | None = None, share: bool = False
-    ) -> list[str]:
+    def write(self, prompts: Sequence[list[int]], batch: int) -> list[str]:
         """What follows each prompt, in order; every process writes its share and gets all.
 
         Args:
             prompts: Token ids.
             batch: How many are written side by side.
-            allowed: Says which tokens may follow; by default all.
-            share: Whether what all prompts begin with is computed once.
         """
-        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
-        batches = [order[start : start + batch] for start in range(0, len(order), batch)]
-        state = processes()
-        prefix = self._prefix(prompts) if share else None
         mine: list[tuple[int, str]] = []
-        for numbers, counts in shared(batches):
-            chosen = None if allowed is None else partial(_of_batch, allowed, numbers)
-            texts = self._batch([prompts[number] for number in numbers], allowed=chosen, prefix=prefix)
+        for numbers, counts in shared(_longest_first(prompts, batch)):
+            texts = self._batch([prompts[number] for number in numbers])
             mine += zip(numbers, texts, strict=True) if counts else ()
-        everyone = gather_object(mine) if state.num_processes > 1 else mine
+        everyone = gather_object(mine) if processes().num_processes > 1 else mine
         return [text for _, text in sorted(everyone)]
+
+    def write_alone(
+        self, prompts: Sequence[list[int]], batch: int, allowed: Allowed | None = None
+    ) -> list[str]:
+        """The same by this process alone, which may have prompts of its own; what all of them begin with is
+        computed once.
+
+        Args:
+            prompts: Token ids.
+            batch: How many are written side by side.
+            allowed: Says which tokens may follow; by default all.
+        """
+        prefix = self._prefix(prompts)
+        texts: dict[int, str] = {}
+        for numbers in _longest_first(prompts, batch):
+            chosen = None if allowed is None else partial(_of_batch, allowed, numbers)
+            written = self._batch([prompts[number] for number in numbers], allowed=chosen, prefix=prefix)
+            texts.update(zip(numbers, written, strict=True))
+        return [texts[number] for number in range(len(prompts))]
 
     def stream(self, prompt: list[int], show: Callable[[str], None]) -> str:
         """What follows one prompt; each piece is shown as soon as it stands."""
@@ -185,6 +195,19 @@ class Writer:
                 logits_to_keep=1,
             )["past_key_values"]
         return made if all(type(layer) is DynamicLayer for layer in made.layers) else None
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens after which a model stops, as far as its tokenizer has them."""
+    own = model.generation_config.eos_token_id
+    known = {own} if own is None or isinstance(own, int) else set(own)
+    return {end for end in known | {tokenizer.eos_token_id} if end is not None and end < len(tokenizer)}
+
+
+def _longest_first(prompts: Sequence[list[int]], batch: int) -> list[list[int]]:
+    """Numbers of prompts in batches of similar length."""
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
 
 
 def _repeated(prefix: Any, rows: int) -> Any:

@@ -293,7 +293,7 @@ def test_writing_after_a_shared_beginning_is_writing_without(whole: Callable[[st
         texts = [before + text for text in ("red card", "a blue phone is not", "green")]
         prompts = [tokenizer(text)["input_ids"] for text in texts]
         writer = Writer(model, tokenizer, settings={"max_new_tokens": 12}, stop=None, precision="fp32")
-        shared = writer.write(prompts, 2, share=True)
+        shared = writer.write_alone(prompts, 2)
         assert writer._prefix(prompts) is not None
         assert shared == writer.write(prompts, 2) == [writer.write([one], 1)[0] for one in prompts]
 
@@ -543,3 +543,38 @@ def test_shots_need_a_training_split(asking: Callable[..., dict[str, Any]], colo
         ftkit.evaluate(tree)
     tree["method"]["num_fewshot"] = 0
     assert ftkit.evaluate(tree).metrics["rows"] == 15
+
+
+def test_one_question_with_two_right_texts_has_two_losses(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = [{"text": "the card", "target": "red"}, {"text": "the card", "target": "my good money"}]
+    for name, part in (("both", rows), ("first", rows[:1]), ("second", rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    found = {}
+    for name in ("both", "first", "second"):
+        tree = asking(prompt="input_output") | {"task": "text2text", "metrics": ["answer_loss"]}
+        tree |= {"generation": {"max_new_tokens": 2}, "output_dir": str(tmp_path / f"run-{name}")}
+        tree["data"] = {"test_file": str(tmp_path / f"{name}.jsonl")}
+        found[name] = ftkit.evaluate(tree).metrics["metrics"]["answer_loss"]["value"]
+    short, long = len("red") + 1, len("my good money") + 1  # letters are tokens here, and a space before them
+    mean = (found["first"] * short + found["second"] * long) / (short + long)
+    assert found["both"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_batch_calibration_and_pmi_go_together(asking: Callable[..., dict[str, Any]]) -> None:
+    run = ftkit.evaluate(asking(calibration="batch", normalization="pmi", num_fewshot=1)).run
+    (one,) = explained(run, ["the red card"])
+    assert sum(probabilities(one).values()) == pytest.approx(1)
+
+
+def test_answers_that_begin_with_another_one_are_said(
+    asking: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = {"red": "card", "blue": "card money", "green": "cards"}
+    ftkit.evaluate(asking(verbalizer=words))
+    assert "2 answers begin with another one" in caplog.text
+    caplog.clear()
+    tree = asking("t5", verbalizer=words)
+    ftkit.evaluate(tree | {"output_dir": tree["output_dir"] + "-t5"})
+    assert "begin with another one" not in caplog.text, "its answers have an end token"

@@ -9,6 +9,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -177,6 +178,14 @@ def test_its_command_reads_the_readers_own_files(
         assert Path(getattr(source, key)) == tmp_path / "my" / data.reads[key]
 
 
+def assert_scored(recipe: Recipe, metrics: dict[str, Any], split: str, rows: int) -> None:
+    """The recipe's headline scores of so many rows of a split."""
+    assert (metrics["split"], metrics["rows"]) == (split, rows)
+    headlines = [metric.name() for metric in recipe.metrics if isinstance(metric, Headline)]
+    assert list(metrics["metrics"]) == headlines
+    assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
+
+
 PROMPTED = [name for name in NAMES if "_prompt_" in name]
 TRAINED = [name for name in NAMES if name not in PROMPTED]
 CHAT = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
@@ -206,12 +215,7 @@ def test_it_prompts_end_to_end(
         ],
         limit=limit,
     )
-    metrics = evaluation.metrics
-    assert metrics["split"] == data.scored
-    assert metrics["rows"] == min(data.sizes[data.scored], limit)
-    headlines = [metric.name() for metric in shipped_recipe.metrics if isinstance(metric, Headline)]
-    assert list(metrics["metrics"]) == headlines
-    assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
+    assert_scored(shipped_recipe, evaluation.metrics, data.scored, min(data.sizes[data.scored], limit))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -242,11 +246,7 @@ def test_it_runs_end_to_end(
     assert manifest["notes"] == [note.format(folder=folder) for note in data.notes]
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["split"] == data.scored
-    assert metrics["rows"] == data.sizes[data.scored]
-    headlines = [metric.name() for metric in shipped_recipe.metrics if isinstance(metric, Headline)]
-    assert list(metrics["metrics"]) == headlines
-    assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
+    assert_scored(shipped_recipe, metrics, data.scored, data.sizes[data.scored])
 
     adapters = shipped_recipe.method.adapters
     model = tmp_path / "run" / "model"

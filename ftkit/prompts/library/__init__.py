@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -19,13 +18,11 @@ class Entry:
         summary: What it is for, on a line.
         template: Jinja that makes a row's question; empty for the task's own.
         description: What stands before everything else.
-        verbalizer: What is written for labels of these names.
     """
 
     summary: str = ""
     template: str = ""
     description: str = ""
-    verbalizer: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
