@@ -3,7 +3,8 @@
     accelerate launch --multi_gpu --num_processes 2 tests/ranks.py runs.json
 
 A run is {"recipe": ..., "resume": false}, with the mishap that it meets: "rows" more of which a process
-has no memory for, and its "rank"; or the number of passes after which it is interrupted, "stop".
+has no memory for, and its "rank"; or the number of passes after which it is interrupted, "stop". With
+{"evaluate": true} the recipe, which prompts, is evaluated instead.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def meeting(*, rows: int | None = None, rank: int = 0, stop: int | None = None) 
 if __name__ == "__main__":
     for run in json.loads(Path(sys.argv[1]).read_text()):
         recipe, resume = run.pop("recipe"), run.pop("resume", False)
+        if run.pop("evaluate", False):
+            ftkit.evaluate(recipe)
+            continue
         Engine.compute_loss = meeting(**run)
         with suppress(KeyboardInterrupt):
             ftkit.finetune(recipe, resume=resume)

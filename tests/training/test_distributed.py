@@ -86,14 +86,22 @@ def alone(make: Any, name: str, data: str, **options: Any) -> Path:
     return ftkit.finetune(make(name, data, per_device_train_batch_size=size, **options)).folder
 
 
+def asking(make: Any, whole: Any, name: str) -> dict[str, Any]:
+    """A recipe that lets a model write."""
+    method = {"type": "prompt", "prompt": "label", "num_fewshot": 1, "answer": "generate"}
+    changed = {"model": {"name_or_path": str(whole("gpt2"))}, "method": method}
+    return make(name, "21") | changed
+
+
 @pytest.fixture(scope="module")
-def launched(make: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+def launched(make: Any, whole: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What two processes said that did all of the runs below, one after the other."""
     halves = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
     shards = {"per_device_train_batch_size": 10, "fsdp": True, "save_strategy": "steps", "save_steps": 1,
               "eval_strategy": "steps", "eval_steps": 1, "optim": "adamw_torch", "learning_rate": 5e-3,
               "num_train_epochs": 3}  # fmt: skip
     runs = [
+        {"recipe": asking(make, whole, "asked-two"), "evaluate": True},
         *({"recipe": make(f"{n}-two", n, per_device_train_batch_size=4)} for n in ("21", "19", "17")),
         {"recipe": make("short", "uneven", per_device_train_batch_size=10), "rows": 3, "rank": 1},
         {"recipe": make("short-halves", "uneven", **halves), "rows": 3, "rank": 1},
@@ -146,6 +154,12 @@ def test_all_repeat_the_step_when_one_runs_out_of_memory(make: Any, launched: st
 def test_sharded_adapters_equal_one_process(make: Any, launched: str) -> None:
     one = alone(make, "lora-one", "uneven", method="lora")
     assert_same(one, one.with_name("lora-shards"))
+
+
+def test_prompts_are_answered_by_two_processes_as_by_one(make: Any, whole: Any, launched: str) -> None:
+    one = ftkit.evaluate(asking(make, whole, "asked")).run.folder
+    two = one.with_name("asked-two")
+    assert (two / "predictions.jsonl").read_text() == (one / "predictions.jsonl").read_text()
 
 
 def test_models_that_share_an_embedding_widely_are_not_sharded(tiny: Any) -> None:
