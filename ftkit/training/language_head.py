@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ftkit.training.heads import Batch, Features, Objective
+from ftkit.training.vocabulary import token_losses
 
 IGNORED = -100
 """The label of a position where nothing is learned."""
@@ -60,14 +59,13 @@ class LanguageHead(Objective):
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
         targets = labels[:, 1:] if self.kind == "decoder" else labels
         learned = targets != IGNORED
-        cache = {} if self.kind == "encoder" else {"use_cache": False}
-        with head_only_at(whole, learned):
-            logits = model(**inputs, **cache)["logits"].float()
-        losses = functional.cross_entropy(
-            logits,
+        losses = token_losses(
+            model,
+            inputs,
+            learned,
             targets[learned],
-            reduction="none",
             label_smoothing=self.label_smoothing if model.training else 0.0,
+            **({} if self.kind == "encoder" else {"use_cache": False}),
         )
         return torch.zeros(learned.shape, device=losses.device).masked_scatter(learned, losses)
 
@@ -90,26 +88,3 @@ def shifted(labels: Tensor, config: Any) -> Tensor:
     start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
     read = torch.cat([start, labels[:, :-1]], dim=1)
     return read.masked_fill(read == IGNORED, config.pad_token_id)
-
-
-@contextmanager
-def head_only_at(model: Any, positions: Tensor) -> Iterator[None]:
-    """Let the model's output layer see only some hidden states.
-
-    Through a hook on that layer, so that whatever a model does before and after it (T5 scales, Gemma
-    caps) stays, as do wrappers around the model.
-
-    Args:
-        model: A language model.
-        positions: Boolean, shape (rows, positions). Logits have the shape (chosen positions, vocabulary).
-    """
-    width = positions.shape[1]
-
-    def chosen(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][:, :width][positions],)
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(chosen)
-    try:
-        yield
-    finally:
-        handle.remove()
