@@ -23,6 +23,7 @@ from ftkit.errors import InputError
 from ftkit.prompts.prompting import Prompt
 from ftkit.prompts.ranking import MOST_LOGITS, Joint, Ranked, Ranker, in_batches
 from ftkit.training.generation import common
+from ftkit.training.vocabulary import logits_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,35 +171,36 @@ class CausalRanker(Ranker[Asked]):
     def _batch(
         self, rows: Sequence[Asked], trees: Sequence[Tree], share: int, prefix: Cache | None
     ) -> list[list[Ranked]]:
-        """Scores of rows whose trunks end in the same column, where their trees begin."""
-        trunk = max(row.trunk for row in rows) - share
-        width = trunk + max(len(tree.ids) for tree in trees)
+        """Scores of rows padded at their ends; logits are computed where a tree asks for them."""
+        starts = [row.trunk - share for row in rows]
+        ends = [start + len(tree.ids) for start, tree in zip(starts, trees, strict=True)]
+        width = max(ends)
         ids = torch.full((len(rows), width), self._pad)
         positions = torch.zeros((len(rows), width), dtype=torch.long)
+        asked = torch.zeros((len(rows), width), dtype=torch.bool)
         sees = torch.zeros((len(rows), width, share + width), dtype=torch.bool)
         sees[:, :, share:] = torch.eye(width, dtype=torch.bool)  # a row that sees nothing would be no number
-        below = torch.ones((trunk, trunk), dtype=torch.bool).tril()
-        for place, (row, tree) in enumerate(zip(rows, trees, strict=True)):
-            first, end = trunk - (row.trunk - share), trunk + len(tree.ids)
-            ids[place, first:end] = torch.tensor([*row.ids[0][share : row.trunk], *tree.ids])
+        below = torch.ones((width, width), dtype=torch.bool).tril()
+        for place, (row, tree, start, end) in enumerate(zip(rows, trees, starts, ends, strict=True)):
+            ids[place, :end] = torch.tensor([*row.ids[0][share : row.trunk], *tree.ids])
             depths = [row.trunk + depth for depth in tree.depths]
-            positions[place, first:end] = torch.tensor([*range(share, row.trunk), *depths])
-            sees[place, first:end, :share] = True
-            sees[place, first:trunk, share + first : share + trunk] = below[first:, first:]
-            sees[place, trunk:end, share + first : share + trunk] = True
-            sees[place, trunk:end, share + trunk : share + end] = tree.sees
+            positions[place, :end] = torch.tensor([*range(share, row.trunk), *depths])
+            asked[place, start - 1 : end] = True
+            sees[place, :end, :share] = True
+            sees[place, :start, share : share + start] = below[:start, :start]
+            sees[place, start:end, share : share + start] = True
+            sees[place, start:end, share + start : share + end] = tree.sees
         cache = {"past_key_values": _spread(prefix), "use_cache": True} if prefix else {"use_cache": False}
-        with torch.inference_mode():
+        with torch.inference_mode(), logits_at(self.model, asked.to(self.device)):
             logits = self.model(
                 input_ids=ids.to(self.device),
                 position_ids=positions.to(self.device),
                 attention_mask=self._additive(sees),
-                logits_to_keep=width - trunk + 1,
                 **cache,
             )["logits"]
+        each = logits.split(asked.sum(dim=1).tolist())
         return [
-            _read(logits[place], tree.asked, len(row.ids))
-            for place, (row, tree) in enumerate(zip(rows, trees, strict=True))
+            _read(found, tree.asked, len(row.ids)) for found, row, tree in zip(each, rows, trees, strict=True)
         ]
 
     def _additive(self, sees: Tensor) -> Tensor:

@@ -51,10 +51,8 @@ def token_losses(
     whole: Any = extract_model_from_parallel(model)
     layer = whole.get_output_embeddings()
     vocabulary = whole.config.get_text_config().vocab_size
-    width = positions.shape[1]
     if len(targets) * vocabulary <= _MOST_LOGITS or not _ends_with(whole, layer, inputs, options):
-        # Through a hook, so that whatever a model does before and after the layer stays.
-        with _before(layer, lambda hidden: hidden[:, :width][positions]):
+        with logits_at(whole, positions):
             logits = model(**inputs, **options)["logits"].float()
         return functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
     most = max(_CHUNK // vocabulary, 1)
@@ -62,7 +60,7 @@ def token_losses(
 
     # In the model's own pass, for the precision that it runs in.
     def note_losses(hidden: Tensor) -> Tensor:
-        hidden = hidden[:, :width][positions]
+        hidden = hidden[:, : positions.shape[1]][positions]
         for part, known in zip(hidden.split(most), targets.split(most), strict=True):
             found.append(_Loss.apply(layer.forward(part), known, label_smoothing))
         return hidden[:0]
@@ -70,6 +68,22 @@ def token_losses(
     with _before(layer, note_losses):
         model(**inputs, **options)
     return torch.cat(found)
+
+
+@contextmanager
+def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """Let a model's output layer see only some hidden states.
+
+    Through a hook on that layer, so that whatever a model does before and after it (T5 scales, Gemma 2
+    caps) stays.
+
+    Args:
+        model: A language model.
+        positions: Boolean, shape (rows, positions). Logits have the shape (chosen positions, vocabulary).
+    """
+    width = positions.shape[1]
+    with _before(model.get_output_embeddings(), lambda hidden: hidden[:, :width][positions]):
+        yield
 
 
 class _Loss(torch.autograd.Function):
