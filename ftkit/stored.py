@@ -132,6 +132,10 @@ class Numbers:
     def __getitem__(self, place: Any) -> Any:
         return self.whole()[place]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes that are not forks get the numbers themselves."""
+        return numpy.array, (self.whole(),)
+
     def parts(self) -> Iterator[NDArray[Any]]:
         """All numbers in order, a part at a time."""
         if self._file is not None:

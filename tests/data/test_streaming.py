@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import resource
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -202,3 +203,4 @@ def test_numbers_are_found_like_those_of_an_array(held: int, monkeypatch: pytest
     assert len(numbers) == len(expected)
     assert [number for part in numbers.parts() for number in part.tolist()] == expected
     assert numbers[5] == expected[5]
+    assert pickle.loads(pickle.dumps(numbers)).tolist() == expected
