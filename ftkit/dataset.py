@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
+import numpy
+from numpy.typing import NDArray
+
 from ftkit.data.base import Row
 from ftkit.data.source import DataSource
-from ftkit.data.splits import stratified_split
+from ftkit.data.splits import Part, stratified_split
 from ftkit.errors import InputError, UsageError
 from ftkit.records import SPLITS, Dataset, Record, labelled
+from ftkit.stored import Stored
 from ftkit.tasks.base import Task
+
+Keep = Callable[[Iterable[Record]], Sequence[Record]]
+"""Where the records of a split are held: a list, or a file."""
+
+
+@dataclass(slots=True)
+class _Blank:
+    """How many rows hold nothing, and the place of the first."""
+
+    rows: int = 0
+    first: str = ""
 
 
 def load_records(
@@ -39,10 +55,12 @@ def load_records(
     if labels is None and "train" not in names and trains:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
+    keep: Keep = Stored if data.streaming else list
     # Shots come from all training rows, however few are scored.
     most = {split: limit if trains or split != "train" else None for split in names}
+    answered = {split: labels is None and split == "train" for split in names}
     splits = {
-        split: _read(data, task, split, most[split], notes, must_answer=labels is None and split == "train")
+        split: _read(data, task, split, most[split], keep, notes, must_answer=answered[split])
         for split in names
     }
     for records in splits.values():
@@ -54,11 +72,13 @@ def load_records(
     elif labels is None:
         labels = _known_labels(data, task)
     for split, records in splits.items():
-        splits[split], found = task.settle(records, labels)
+        settled, found = task.settle(records, labels)
+        splits[split] = records if settled is records else keep(settled)
         notes += [f"{split}: {note}" for note in found]
     splits = _cut_fractions(splits, data, task)
     if not trains:
-        splits = {split: rows if split == "train" else rows[:limit] for split, rows in splits.items()}
+        scored = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
+        splits = {split: rows if split == "train" else scored[split] for split, rows in splits.items()}
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 
@@ -82,13 +102,20 @@ def read_unlabelled(rows: Iterator[Row], data: DataSource, task: Task) -> Iterat
 
 
 def _read(
-    data: DataSource, task: Task, split: str, limit: int | None, notes: list[str], *, must_answer: bool
-) -> list[Record]:
-    blank: list[str] = []
+    data: DataSource,
+    task: Task,
+    split: str,
+    limit: int | None,
+    keep: Keep,
+    notes: list[str],
+    *,
+    must_answer: bool,
+) -> Sequence[Record]:
+    blank = _Blank()
     rows = islice(data.rows(split), limit)
-    records = list(_records(rows, data, task, blank, must_answer=must_answer))
-    if blank:
-        notes.append(f"{split}: {len(blank)} rows hold nothing and are left out (first: {blank[0]})")
+    records = keep(_records(rows, data, task, blank, must_answer=must_answer))
+    if blank.rows:
+        notes.append(f"{split}: {blank.rows} rows hold nothing and are left out (first: {blank.first})")
     if not records:
         files = ", ".join(map(str, data.files(split))) if not data.dataset_name else data.dataset_name
         raise InputError(f"the {split} split has no rows", where=files)
@@ -99,12 +126,12 @@ def _records(
     rows: Iterator[Row],
     data: DataSource,
     task: Task,
-    blank: list[str] | None = None,
+    blank: _Blank | None = None,
     *,
     answers: bool = True,
     must_answer: bool = False,
 ) -> Iterator[Record]:
-    """Records in order; the places of blank rows go to `blank`, or such a row is an error."""
+    """Records in order; blank rows are counted in `blank`, or such a row is an error."""
     first = next(rows, None)
     if first is None:
         return
@@ -124,7 +151,8 @@ def _records(
                 hint=f"it has: {', '.join(map(str, values))}",
             ) from None
         if blank is not None and task.blank(fields):
-            blank.append(where)
+            blank.rows += 1
+            blank.first = blank.first or where
         else:
             yield from task.read_all(fields, where)
 
@@ -169,7 +197,9 @@ def _refuse_half_labelled(records: Sequence[Record]) -> None:
             raise InputError(f"the row has {kind}", where=record.where, hint="fill it in or remove the row")
 
 
-def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task) -> dict[str, list[Record]]:
+def _cut_fractions(
+    splits: dict[str, Sequence[Record]], data: DataSource, task: Task
+) -> dict[str, Sequence[Record]]:
     """Hold out validation and test shares of the training rows; both count from the whole."""
     whole = len(splits.get("train", ()))
     for split in ("test", "validation"):
@@ -180,7 +210,7 @@ def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task
         share = fraction * whole / len(train)
         if share >= 1:
             raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
-        groups = [task.stratum(record) for record in train]
+        groups = (task.stratum(record) for record in train)
         splits["train"], splits[split] = stratified_split(train, groups, share, data.split_seed)
         if not splits[split] or not splits["train"]:
             raise InputError(
@@ -189,21 +219,30 @@ def _cut_fractions(splits: dict[str, list[Record]], data: DataSource, task: Task
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _notes(splits: dict[str, list[Record]], task: Task, labels: Sequence[str]) -> Iterator[str]:
+def _notes(splits: dict[str, Sequence[Record]], task: Task, labels: Sequence[str]) -> Iterator[str]:
     """What is not wrong but should be known before training."""
     train = splits.get("train", ())
     if not train:
         return
     yield from task.notes(train, labels)
-    texts = {record.question() for record in train}
-    if repeated := len(train) - len(texts):
+    questions = numpy.unique(_questions(train))
+    if repeated := len(train) - len(questions):
         yield f"{repeated} of {len(train)} training rows repeat an earlier text"
     for split in ("validation", "test"):
         if splits.get(split) and not labelled(splits[split]):
             yield f"the {split} rows have no labels: nothing is scored on them"
-        shared = [r for r in splits.get(split, ()) if r.question() in texts]
-        if shared:
-            where = shared[0].where
+        records = splits.get(split, ())
+        shared = numpy.flatnonzero(numpy.isin(_questions(records), questions))
+        if len(shared):
+            where = records[int(shared[0])].where
             many = "1 {split} row is" if len(shared) == 1 else "{n} {split} rows are"
             also = many.format(n=len(shared), split=split)
             yield f"{also} also in the training data (first: {where}): scores are too high"
+
+
+def _questions(records: Sequence[Record]) -> NDArray[numpy.int64]:
+    """A number for each record's question: all questions themselves would be the whole text in memory.
+
+    It has 64 bits: that any two of ten million questions share one happens in one run of 300,000.
+    """
+    return numpy.array(array("q", (hash(record.question()) for record in records)))

@@ -118,7 +118,10 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
     if not encoded.features:
         raise InputError(f"nothing can be learned from the first {len(looked)} rows: {encoded.notes[0]}")
     features: Sequence[Features] = encoded.features
-    where = [train[owner].where for owner in encoded.owners]
+
+    def where(row: int) -> str:
+        return train[encoded.owners[row]].where
+
     if packed := Packed(features, longest) if objective.packing else None:
         features = packed
     examples = []
@@ -134,9 +137,9 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
             answer = str(labels)
         reads = tuple(map(str, tokenizer.convert_ids_to_tokens(ids)))
         if packed is None:
-            examples.append(Example(where[number], reads, learned, answer))
+            examples.append(Example(where(number), reads, learned, answer))
         else:
             starts = [place for place, position in enumerate(row["position_ids"]) if position == 0]
-            rows = tuple(zip(starts, (where[one] for one in packed.groups[number]), strict=True))
-            examples.append(Example(packed.places(where)[number], reads, learned, answer, rows))
+            rows = tuple(zip(starts, (where(one) for one in packed.groups[number]), strict=True))
+            examples.append(Example(packed.place(number, where), reads, learned, answer, rows))
     return examples

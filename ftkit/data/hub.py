@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ftkit.data.base import Row
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 
 # What `datasets` says, and what to do about it. It raises bare ValueErrors and RuntimeErrors, so
 # that nothing but their words tells them apart.
@@ -33,59 +34,84 @@ class HubDataset:
         name: Hub id, or a local folder in Hub layout.
         config_name: Which configuration, where the data set has several.
         revision: Branch, tag or commit.
+        streaming: Whether rows are downloaded as they are read, and not all of them before.
     """
 
-    def __init__(self, name: str, config_name: str | None, revision: str | None) -> None:
+    def __init__(
+        self, name: str, config_name: str | None, revision: str | None, *, streaming: bool = False
+    ) -> None:
         self.name = name
         self.config_name = config_name
         self.revision = revision
+        self.streaming = streaming
         self._splits: dict[str, Any] = {}
 
     def split_names(self) -> list[str]:
         """The splits the data set has."""
         import datasets
 
-        return list(self._call(datasets.get_dataset_split_names))
+        with self._explaining():
+            return list(datasets.get_dataset_split_names(self.name, self.config_name, revision=self.revision))
 
     def rows(self, split: str) -> Iterator[Row]:
         """Yield the rows of a split, class numbers replaced by their names, -1 by `None`."""
         data = self._load(split)
-        named = {
-            column: names for column, feature in data.features.items() if (names := _class_names(feature))
-        }
-        for number, row in enumerate(data, 1):
-            for column, names in named.items():
-                row[column] = _name(row[column], names)
-            yield f"{self.name}[{split}] row {number}", row
+        features = data.features or {}
+        named = {column: names for column, feature in features.items() if (names := _class_names(feature))}
+        # What is streamed can fail at any row.
+        with self._explaining(split):
+            for number, row in enumerate(data, 1):
+                for column, names in named.items():
+                    row[column] = _name(row[column], names)
+                yield f"{self.name}[{split}] row {number}", row
 
     def class_names(self, split: str, column: str) -> tuple[str, ...]:
         """The class names a column declares, in their order; empty where it declares none."""
-        feature = self._load(split).features.get(column)
-        return tuple(_class_names(feature) or ())
+        # A stream of files that do not declare their columns has none, and no class names.
+        features = self._load(split).features or {}
+        return tuple(_class_names(features.get(column)) or ())
 
     def _load(self, split: str) -> Any:
-        """A split, asked for once: even with the rows in the cache, each time costs requests."""
+        """A split, asked for once: even with the rows in the cache, each time costs requests.
+
+        Raises:
+            UsageError: Only a part of a stream is asked for.
+        """
         import datasets
 
+        if self.streaming and "[" in split:
+            raise UsageError(
+                f"data.streaming: a stream has no parts such as {split!r}",
+                hint=f"name the whole split {split.partition('[')[0]!r} (--limit reads only the first rows), "
+                "or set streaming: false",
+            )
         if split not in self._splits:
-            self._splits[split] = self._call(datasets.load_dataset, split=split)
+            with self._explaining(split):
+                self._splits[split] = datasets.load_dataset(
+                    self.name,
+                    self.config_name,
+                    revision=self.revision,
+                    split=split,
+                    streaming=self.streaming,
+                )
         return self._splits[split]
 
-    def _call(self, load: Any, **arguments: Any) -> Any:
-        """Call a `datasets` function and explain the failures a user can mend."""
+    @contextmanager
+    def _explaining(self, split: str | None = None) -> Iterator[None]:
+        """Explain the failures of `datasets` that a user can mend."""
         from datasets.exceptions import DatasetsError
 
         # The HTTP library's own error: which library that is changes with the version.
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         try:
-            return load(self.name, self.config_name, revision=self.revision, **arguments)
+            yield
         except (DatasetsError, OSError, HTTPError, RuntimeError, ValueError, yaml.YAMLError) as error:
-            raise self._explained(error, arguments.get("split")) from None
+            raise self._explained(error, split) from None
 
     def _explained(self, error: Exception, split: str | None) -> InputError:
         where = f"data set {self.name}"
-        if "Unknown split" in str(error):
+        if "Unknown split" in str(error) or "Bad split" in str(error):
             found = ", ".join(self.split_names())
             return InputError(f"no split {split!r}", where=where, hint=f"it has: {found}")
         for words, hint in _REMEDIES.items():

@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 from ftkit.data.base import Format, Reading, Row
 from ftkit.errors import InputError
 
+_ROWS_READ = 1000
+
 
 class Parquet(Format):
     """Apache Parquet."""
@@ -22,7 +24,7 @@ class Parquet(Format):
 
         try:
             number = 0
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_READ):
                 for values in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", values

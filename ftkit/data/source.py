@@ -60,6 +60,10 @@ class DataSource(Block):
     split_seed: int = 42
     """Seed of the fractions; apart from `seed`, so that every seed sees the same split."""
 
+    streaming: bool = False
+    """Keep the rows in a temporary file, not in memory, and read a Hub set as it is downloaded: for
+    data larger than memory. The results are the same."""
+
     columns: dict[str, str | int] = {}
     """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
     from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
@@ -196,7 +200,9 @@ class DataSource(Block):
     @cached_property
     def _hub(self) -> HubDataset:
         assert self.dataset_name is not None
-        return HubDataset(self.dataset_name, self.dataset_config_name, self.revision)
+        return HubDataset(
+            self.dataset_name, self.dataset_config_name, self.revision, streaming=self.streaming
+        )
 
     def _hub_split(self, split: str) -> str | None:
         if split == "train":

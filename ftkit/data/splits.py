@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
+class Part(Sequence[T]):
+    """Some rows of others.
+
+    Args:
+        rows: The others.
+        numbers: Which of them.
+    """
+
+    def __init__(self, rows: Sequence[T], numbers: Sequence[int]) -> None:
+        self._rows = rows
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._rows[number] for number in self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        if isinstance(place, slice):
+            return [self._rows[number] for number in self._numbers[place]]
+        return self._rows[self._numbers[place]]
+
+
 def stratified_split(
-    rows: Sequence[T], groups: Sequence[Hashable], fraction: float, seed: int
-) -> tuple[list[T], list[T]]:
+    rows: Sequence[T], groups: Iterable[Hashable], fraction: float, seed: int
+) -> tuple[Part[T], Part[T]]:
     """Split rows into (rest, held out), each in the original order.
 
     Every group gives `fraction` of its rows; what rounding leaves over goes to the groups
     with the largest remainders, so that the total is right. No group is emptied.
 
-    >>> stratified_split("aaaabbbb", "aaaabbbb", 0.25, seed=0)[1]
+    >>> list(stratified_split("aaaabbbb", "aaaabbbb", 0.25, seed=0)[1])
     ['a', 'b']
     """
-    members: dict[Hashable, list[int]] = defaultdict(list)
+    members: dict[Hashable, array[int]] = defaultdict(lambda: array("q"))
     for index, group in enumerate(groups):
         members[group].append(index)
     quota = {group: len(indices) * fraction for group, indices in members.items()}
@@ -32,8 +61,11 @@ def stratified_split(
         if left > 0 and taken[group] + 1 < len(members[group]):
             taken[group] += 1
             left -= 1
-    held = set()
+    held = bytearray(len(rows))
     for group in sorted(members, key=repr):
-        held.update(random.Random(f"{seed}:{group!r}").sample(members[group], taken[group]))
-    rest = [row for index, row in enumerate(rows) if index not in held]
-    return rest, [row for index, row in enumerate(rows) if index in held]
+        for index in random.Random(f"{seed}:{group!r}").sample(members[group], taken[group]):
+            held[index] = True
+    rest, cut = (
+        array("q", (index for index, is_held in enumerate(held) if is_held == kind)) for kind in (0, 1)
+    )
+    return Part(rows, rest), Part(rows, cut)

@@ -259,7 +259,7 @@ class PromptEstimator:
                 "calibration: batch needs the texts of a training split", hint="give data.train_file"
             )
         generator = random.Random(plan.seed)
-        looked = generator.sample(list(train), min(len(train), _CALIBRATION_ROWS))
+        looked = generator.sample(train, min(len(train), _CALIBRATION_ROWS))
         solver.answerer.prior = solver.mean_probabilities(looked)
 
     @cached_property

@@ -110,15 +110,15 @@ def choose_shots(train: Sequence[Record], number: int, *, how: str, seed: int) -
         ]
     generator = random.Random(seed)
     if how == "random":
-        return [(record, f"drawn with seed {seed}") for record in generator.sample(list(train), number)]
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in train:
-        groups[repr(record.target)].append(record)
+        return [(record, f"drawn with seed {seed}") for record in generator.sample(train, number)]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, record in enumerate(train):
+        groups[repr(record.target)].append(place)
     columns = [generator.sample(group, len(group)) for _, group in sorted(groups.items())]
     generator.shuffle(columns)
     alternating = chain.from_iterable(zip_longest(*columns))
-    chosen = [record for record in alternating if record is not None][:number]
-    return [(record, f"drawn for its answer with seed {seed}") for record in chosen]
+    chosen = [place for place in alternating if place is not None][:number]
+    return [(train[place], f"drawn for its answer with seed {seed}") for place in chosen]
 
 
 def refuse_too_few(train: Sequence[Record], number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,13 +96,18 @@ class Task(Component):
         """
         return ()
 
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
         """The records of a split with their answers in label names, and what to know about them.
+
+        Both may be made as they are needed: nothing is known before the last record was taken.
+
+        Returns:
+            The records (those that were given, where all answers stand as they are), and the notes.
 
         Raises:
             InputError: A label that is not among `labels`, with the row.
         """
-        return list(records), []
+        return records, []
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
         """The labels in a settled record's answer, each as often as it stands there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -123,8 +123,8 @@ class Classification(Task):
             raise UsageError(f"task.class_weights: {unknown}")
         return names
 
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
-        return [self._settled(record, labels) for record in records], []
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
+        return (self._settled(record, labels) for record in records), []
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
         return _names(record.target)

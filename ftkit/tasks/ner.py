@@ -6,10 +6,10 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
@@ -213,39 +213,41 @@ class Ner(Task):
             )
         return types
 
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
-        tagged = [record for record in records if _tags(record) is not None]
-        scheme = self._scheme(tagged)
-        settled = [self._settled(record, labels, scheme) for record in records]
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
+        scheme = self._scheme(records)
         notes = [scheme.about] if scheme.about else []
-        illegal = [
-            (record, number)
-            for record in tagged
-            for number in illegal_transitions(_tags(record) or (), scheme)
-        ]
-        if illegal:
-            record, number = illegal[0]
-            start, end = record.words[number]
-            notes.append(
-                f"{len(illegal)} tags may not follow the one before them in {scheme.name} (first: "
-                f"{record.where}, word {number + 1}, {record.text[start:end]!r} "
-                f"{(_tags(record) or ())[number]}); they are read as the CoNLL evaluation reads them"
-            )
-        if empty := sum(1 for r in settled if isinstance(r.target, Entities) and not r.target.spans):
-            notes.append(f"{empty} of {len(settled)} rows hold no entity")
-        lost = uneven = 0
-        for before, after in zip(records, settled, strict=True):
-            read = _spans_read(before)
+        return self._settle(records, labels, scheme, notes), notes
+
+    def _settle(
+        self, records: Sequence[Record], labels: Sequence[str], scheme: Scheme, notes: list[str]
+    ) -> Iterator[Record]:
+        """The settled records; what was seen on the way goes to `notes` after the last one."""
+        illegal = empty = lost = uneven = 0
+        first = ""
+        for record in records:
+            after = self._settled(record, labels, scheme)
+            for number in illegal_transitions(_tags(record) or (), scheme):
+                illegal += 1
+                first = first or _tag_named(record, number)
+            read = _spans_read(record)
             found = after.target.spans if isinstance(after.target, Entities) else ()
+            empty += isinstance(after.target, Entities) and not found
             lost += max(0, len(read) - len(found))
             uneven += len(set(found) - set(read)) if read else 0
+            yield after
+        if illegal:
+            notes.append(
+                f"{illegal} tags may not follow the one before them in {scheme.name} (first: {first}); "
+                "they are read as the CoNLL evaluation reads them"
+            )
+        if empty:
+            notes.append(f"{empty} of {len(records)} rows hold no entity")
         if lost:
             notes.append(f"{lost} entities have no word of their own and are left out")
         if uneven:
             notes.append(
                 f"{uneven} entities begin or end inside a word; the words they touch are tagged, and scored"
             )
-        return settled, notes
 
     def _scheme(self, records: Sequence[Record]) -> Scheme:
         """The scheme of a split; what cannot be read is named with its row."""
@@ -269,7 +271,7 @@ class Ner(Task):
 
         def odd(number: int) -> bool:
             try:
-                find_scheme(_tags(record) or () for record in records[: number + 1])
+                find_scheme(_tags(record) or () for record in islice(records, number + 1))
             except ValueError:
                 return True
             return False
@@ -310,7 +312,7 @@ class Ner(Task):
         )
 
     def _types(self, records: Sequence[Record]) -> Iterator[str]:
-        scheme = self._scheme([record for record in records if _tags(record) is not None])
+        scheme = self._scheme(records)
         for record in records:
             tags = _tags(record)
             if tags is not None:
@@ -511,6 +513,13 @@ def _tags(record: Record) -> tuple[str, ...] | None:
     if not isinstance(target, tuple) or (target and not isinstance(target[0], str)):
         return None
     return target if target else None
+
+
+def _tag_named(record: Record, number: int) -> str:
+    """A tag with its word and its place."""
+    start, end = record.words[number]
+    tag = (_tags(record) or ())[number]
+    return f"{record.where}, word {number + 1}, {record.text[start:end]!r} {tag}"
 
 
 def _spans_read(record: Record) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -88,14 +88,18 @@ class QuestionAnswering(Task):
             return [{"question": text} for text in texts]
         return [{"question": text, "context": pair} for text, pair in zip(texts, pairs, strict=True)]
 
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
-        answers = [record.target for record in records if isinstance(record.target, Writing)]
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
+        unanswerable = lost = 0
+        for record in records:
+            if isinstance(answer := record.target, Writing):
+                unanswerable += not answer.text
+                lost += bool(answer.text) and answer.start < 0
         notes = []
-        if unanswerable := sum(not answer.text for answer in answers):
+        if unanswerable:
             notes.append(f"{unanswerable} questions have no answer")
-        if lost := sum(bool(answer.text) and answer.start < 0 for answer in answers):
+        if lost:
             notes.append(f"{lost} answers do not stand in their context, so a head cannot point at them")
-        return list(records), notes
+        return records, notes
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head

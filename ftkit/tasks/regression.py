@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -51,15 +51,16 @@ class Regression(Task):
         )
 
     def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
-        if len({record.target for record in train}) < 2:
+        first = train[0].target if train else None
+        if all(record.target == first for record in train):
             raise InputError("all training rows have the same number: there is nothing to learn")
         return (_NAME,)
 
-    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
         # GLUE writes -1 where it withholds the answers of a test split.
         if records and all(record.target == _WITHHELD for record in records):
-            return [replace(record, target=None) for record in records], ["all numbers are -1: withheld"]
-        return list(records), []
+            return (replace(record, target=None) for record in records), ["all numbers are -1: withheld"]
+        return records, []
 
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         yield from ()

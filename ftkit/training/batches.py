@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
+from ftkit.training.features import lengths
 from ftkit.training.heads import Batch, Features, Objective
 
 if TYPE_CHECKING:
@@ -123,10 +125,10 @@ class EpochBatches(Sampler[list[tuple[int, float, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, float, int]]]:
         generator = numpy.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.total).tolist()
+        order = generator.permutation(self.total)
         whole = self.size * self.processes
         for start in range(0, len(self) * whole, whole):
-            rows = order[start : start + whole]
+            rows = order[start : start + whole].tolist()
             mine = rows[self.rank * self.size : (self.rank + 1) * self.size]
             yield [(row, 1.0, self.epoch) for row in mine] or [(rows[0], 0.0, self.epoch)]
 
@@ -226,10 +228,10 @@ def _rounded(length: int) -> int:
     return -(-length // _ROUND) * _ROUND
 
 
-def by_length(features: Sequence[Features], size: int) -> list[list[int]]:
+def by_length(features: Sequence[Features], size: int) -> list[NDArray[numpy.int64]]:
     """Row numbers in batches of similar length, the longest first.
 
     The longest first, so that running out of memory happens at once, not at the end.
     """
-    order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
+    order = numpy.argsort(-lengths(features), kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]

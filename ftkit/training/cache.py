@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from ftkit.records import Record
-from ftkit.training.features import FeatureTable
+from ftkit.training.features import FeatureTable, mapped
 from ftkit.training.heads import Encoded, Objective
 from ftkit.training.processes import processes
 
@@ -165,7 +165,7 @@ def _opened(folder: Path, index: dict[str, Any]) -> Encoded:
             raise ValueError(f"{name} has changed")
     return Encoded(
         FeatureTable.mapped(folder, index["names"], index["rows"]),
-        numpy.load(folder / _OWNERS, allow_pickle=False).tolist(),
+        mapped(folder / _OWNERS),
         index["truncated"],
         tuple(index["notes"]),
     )
@@ -179,7 +179,7 @@ def _keep(folder: Path, records: Sequence[Record], encoded: Encoded) -> Encoded:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix="tmp-", dir=folder.parent))
         table.save(draft)
-        numpy.save(draft / _OWNERS, numpy.array(encoded.owners, dtype=numpy.int64))
+        numpy.save(draft / _OWNERS, numpy.asarray(encoded.owners, dtype=numpy.int64))
         index = {
             "rows": len(table),
             "names": table.names,
@@ -225,7 +225,10 @@ def _say(text: str, records: Sequence[Record]) -> None:
 
 def _places(records: Sequence[Record]) -> str:
     """SHA-256 over where records stand, which notes tell."""
-    return hashlib.sha256("\n".join(record.where for record in records).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(f"{record.where}\n".encode())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

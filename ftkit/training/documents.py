@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from ftkit.errors import UsageError
 from ftkit.records import Prediction, Record, Writing
+from ftkit.training.features import FeatureTable
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import IGNORED, Kind, LanguageHead
 from ftkit.training.token_head import special_tokens
@@ -68,14 +71,13 @@ class DocumentHead(LanguageHead):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
         """Windows to evaluate on: what is hidden in them is always the same."""
-        encoded = self._windows(records, tokenizer, max_length, self.stride)
-        rows = [self.vary(row, (number,)) for number, row in enumerate(encoded.features)]
-        return replace(encoded, features=rows)
+        windows = self._windows(records, tokenizer, max_length, self.stride)
+        return _encoded((owner, self.vary(row, (number,))) for number, (owner, row) in enumerate(windows))
 
     def training_rows(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
-        return self._windows(records, tokenizer, max_length, None)
+        return _encoded(self._windows(records, tokenizer, max_length, None))
 
     def _windows(
         self,
@@ -83,27 +85,29 @@ class DocumentHead(LanguageHead):
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         stride: int | None,
-    ) -> Encoded:
-        documents = self._documents(records, tokenizer)
+    ) -> Iterator[tuple[int, Features]]:
+        """Windows in which nothing is hidden yet, each with the number of the document it begins in."""
         size = self._size(max_length)
         step = (stride if self.kind == "decoder" else None) or size - (self.kind == "decoder")
+        documents = self._documents(records, tokenizer)
         if not self.join:
-            found = [(n, row) for n, ids in enumerate(documents) for _, row in self._rows(ids, size, step)]
-            return Encoded([row for _, row in found], [owner for owner, _ in found])
-        # A window belongs to the document that its first token is of.
-        starts = numpy.cumsum([0, *map(len, documents)])[:-1]
-        rows = list(self._rows(list(chain.from_iterable(documents)), size, step))
-        owners = numpy.searchsorted(starts, [start for start, _ in rows], side="right") - 1
-        return Encoded([row for _, row in rows], owners.tolist())
+            for number, ids in enumerate(documents):
+                yield from ((number, row) for _, row in self._rows([ids], size, step))
+            return
+        begins = array("q")
+        for place, row in self._rows(_noted(documents, begins), size, step):
+            # The documents up to this place have been read, whatever else has.
+            yield bisect_right(begins, place) - 1, row
 
-    def _documents(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    def _documents(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[list[int]]:
         """Token ids of each document, with what stands at its beginning and its end."""
-        documents = []
         for start in range(0, len(records), _CHUNK):
             texts = [record.text for record in records[start : start + _CHUNK]]
             encoded: Any = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
-            documents += [[*self.special.begin, *ids, *self.special.end] for ids in encoded["input_ids"]]
-        return documents
+            for ids in encoded["input_ids"]:
+                yield [*self.special.begin, *ids, *self.special.end]
 
     def _size(self, max_length: int) -> int:
         """Tokens of text in a window; corrupted spans shrink to a sentinel each, so more are read."""
@@ -112,11 +116,10 @@ class DocumentHead(LanguageHead):
             return room
         return int(room / (1 - self.noise + self.noise / self.mean_span))
 
-    def _rows(self, ids: list[int], size: int, step: int) -> Iterator[tuple[int, Features]]:
+    def _rows(self, documents: Iterable[list[int]], size: int, step: int) -> Iterator[tuple[int, Features]]:
         """Windows with the place where each begins; nothing is hidden in them yet."""
         fewest = 1 if self.kind == "encoder" else 2
-        for start in range(0, len(ids), step):
-            window = ids[start : start + size]
+        for start, window in _joined(documents, size, step):
             row = [*self.special.before, *window, *self.special.after]
             labels = [IGNORED] * len(row)
             if self.kind == "decoder":
@@ -182,20 +185,21 @@ class DocumentHead(LanguageHead):
         self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
     ) -> list[Prediction]:
         """The loss of each document: the sum over the windows that begin in it."""
-        sums = [[0.0, 0] for _ in records]
+        losses, counts = array("d", [0.0]) * len(records), array("q", [0]) * len(records)
         for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
-            sums[owner] = [sums[owner][0] + loss, int(sums[owner][1]) + tokens]
+            losses[owner] += loss
+            counts[owner] += tokens
         whole = self.kind == "decoder"
         return [
             Prediction(
                 Writing(
                     "",
                     loss=loss,
-                    tokens=int(tokens),
+                    tokens=tokens,
                     octets=len(record.text.encode()) if whole and tokens else 0,
                 )
             )
-            for record, (loss, tokens) in zip(records, sums, strict=True)
+            for record, loss, tokens in zip(records, losses, counts, strict=True)
         ]
 
 
@@ -239,6 +243,42 @@ class Special:
             sentinels=tuple(_sentinels(tokenizer)) if kind == "encoder_decoder" else (),
             close=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         )
+
+
+def _encoded(windows: Iterable[tuple[int, Features]]) -> Encoded:
+    features, owners = FeatureTable(), array("q")
+    for owner, row in windows:
+        features.append(row)
+        owners.append(owner)
+    return Encoded(features, owners)
+
+
+def _noted(documents: Iterable[list[int]], begins: array[int]) -> Iterator[list[int]]:
+    """The documents; the place where each begins, when they are joined, goes to `begins`."""
+    place = 0
+    for ids in documents:
+        begins.append(place)
+        place += len(ids)
+        yield ids
+
+
+def _joined(documents: Iterable[list[int]], size: int, step: int) -> Iterator[tuple[int, list[int]]]:
+    """Windows over documents end to end, each with the place where it begins.
+
+    No more is held than a document and a window, however many documents there are.
+
+    >>> list(_joined([[1, 2], [3, 4, 5]], size=3, step=2))
+    [(0, [1, 2, 3]), (2, [3, 4, 5]), (4, [5])]
+    """
+    held: list[int] = []
+    begin = 0
+    for ids in documents:
+        held += ids
+        whole = range(0, len(held) - size + 1, step)
+        yield from ((begin + start, held[start : start + size]) for start in whole)
+        begin += len(whole) * step
+        del held[: len(whole) * step]
+    yield from ((begin + start, held[start : start + size]) for start in range(0, len(held), step))
 
 
 def _sentinels(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:

@@ -60,7 +60,7 @@ class Engine(Trainer):
         args: Arguments, as transformers knows them.
         features: Encoded training rows.
         collator: Pads rows and knows the objective.
-        where: Place of every training row, for messages.
+        where: Gives the place of a training row, for messages.
         evaluate: Returns validation scores by name; `None` where there is no validation.
         callbacks: Further callbacks.
         micro_batch_overhead: What a further forward and backward pass costs, in tokens; `None`
@@ -77,7 +77,7 @@ class Engine(Trainer):
         *,
         features: Sequence[Features],
         collator: Collator,
-        where: list[str],
+        where: Callable[[int], str],
         evaluate: Callable[[], dict[str, float]] | None,
         callbacks: list[TrainerCallback],
         micro_batch_overhead: int | None = None,
@@ -259,7 +259,7 @@ class Engine(Trainer):
         return norm
 
     def _stop(self, what: str, rows: Tensor) -> None:
-        named = [self.where[row] for row in rows.tolist()[:_MOST_ROWS_NAMED]]
+        named = [self.where(row) for row in rows.tolist()[:_MOST_ROWS_NAMED]]
         raise DivergedError(
             f"{what} at step {self.state.global_step + 1}; training stopped",
             where=", ".join(named),

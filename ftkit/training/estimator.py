@@ -19,6 +19,7 @@ from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
+from ftkit.training.features import lengths
 from ftkit.training.generation import Writer, end_tokens
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
@@ -107,7 +108,7 @@ class TrainedEstimator:
         if self.objective.packing:
             features = Packed(features, self.max_length)
         rows = Rows(features, self.objective, self.setup.seed)
-        longest = max(range(len(rows)), key=lambda row: len(rows.features[row]["input_ids"]))
+        longest = int(lengths(features).argmax())
 
         def forward(count: int) -> Tensor:
             batch = self.collator([rows[longest, 1.0, 0]] * count)
@@ -144,17 +145,20 @@ class TrainedEstimator:
         encoded = self.encoded
         figures = self._describe(encoded, len(train))
         features: Sequence[Features] = encoded.features
-        where = [train[owner].where for owner in encoded.owners]
-        if self.objective.packing:
-            features = packed = Packed(features, self.max_length)
-            where = packed.places(where)
+        packed = Packed(features, self.max_length) if self.objective.packing else None
+        if packed is not None:
+            features = packed
             figures["packed_sequences"] = self._describe_packing(packed)
+
+        def where(row: int) -> str:
+            return train[encoded.owners[row]].where
+
         engine = Engine(
             self.model,
             self.arguments,
             features=features,
             collator=self.collator,
-            where=where,
+            where=where if packed is None else lambda number: packed.place(number, where),
             evaluate=self._validation(validation, score) if validation else None,
             callbacks=self._callbacks(workplace, bool(validation)),
             micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
@@ -378,11 +382,12 @@ class TrainedEstimator:
         mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
         for batch, counts in shared(batches):
-            chosen = [features[row] for row in batch]
+            rows = batch.tolist()
+            chosen = [features[row] for row in rows]
             outputs, loss, count = self._forward(chosen)
             if not counts:
                 continue
-            mine += zip(batch, self.objective.decode(outputs, chosen), strict=True)
+            mine += zip(rows, self.objective.decode(outputs, chosen), strict=True)
             sums = [sums[0] + loss, sums[1] + count]
         everyone = gather_object(mine) if state.num_processes > 1 else mine
         parts = gather_object([sums]) if state.num_processes > 1 else [sums]

@@ -1,13 +1,11 @@
-"""Rows of features in flat columns, in memory or mapped from a folder.
+"""Rows of features in flat columns, on the disk where they are many.
 
 A list of dicts of lists costs some 60 bytes a token, and the garbage collector walks through it again and
-again. A column of numbers costs four, on the disk often one or two, and the disk's are read when they are
-needed.
+again. A column of numbers costs four, saved often one or two, and the disk's are read when they are needed.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy
 from numpy.typing import NDArray
+
+from ftkit.stored import Numbers
 
 if TYPE_CHECKING:
     from ftkit.training.heads import Features
@@ -39,13 +39,13 @@ class _Column:
         """An empty column for values like this one."""
         listed = isinstance(value, list)
         example = next(iter(value), 0) if listed else value
-        return cls(array("d" if isinstance(example, float) else "i"), array("q") if listed else None)
+        return cls(Numbers("d" if isinstance(example, float) else "i"), Numbers("q") if listed else None)
 
     def append(self, value: Any) -> None:
         if self.ends is None:
             self.values.append(value)
         else:
-            self.values.fromlist(value)
+            self.values.extend(value)
             self.ends.append(len(self.values))
 
     def __getitem__(self, row: int) -> Any:
@@ -58,6 +58,8 @@ class _Column:
 
 class FeatureTable(Sequence["Features"]):
     """Rows of features, numbers and lists of numbers by the same names; each is made when it is asked for.
+
+    However many are added, few of them are in memory.
 
     Args:
         rows: What it holds to begin with.
@@ -101,14 +103,20 @@ class FeatureTable(Sequence["Features"]):
         row = range(self._rows)[index]
         return {name: column[row] for name, column in self._columns.items()}
 
+    def lengths(self, name: str) -> NDArray[numpy.int64]:
+        """How many numbers each row has by a name that stands for lists; the rows are not read."""
+        if not self._rows:
+            return numpy.zeros(0, dtype=numpy.int64)
+        return numpy.diff(self._columns[name].ends[:], prepend=0)
+
     # On the disk ------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         """Write every column to files of its own."""
         for name, column in self._columns.items():
-            numpy.save(folder / f"{name}{_VALUES}", _narrow(column.values))
+            _save(folder / f"{name}{_VALUES}", column.values, _narrowest(column.values))
             if column.ends is not None:
-                numpy.save(folder / f"{name}{_ENDS}", numpy.asarray(column.ends))
+                _save(folder / f"{name}{_ENDS}", column.ends, numpy.dtype(numpy.int64))
 
     @property
     def names(self) -> list[str]:
@@ -133,20 +141,36 @@ class FeatureTable(Sequence["Features"]):
         for name in names:
             ends = folder / f"{name}{_ENDS}"
             table._columns[name] = _Column(
-                _mapped(folder / f"{name}{_VALUES}"), _mapped(ends) if ends.is_file() else None
+                mapped(folder / f"{name}{_VALUES}"), mapped(ends) if ends.is_file() else None
             )
         return table
 
 
-def _narrow(values: Any) -> NDArray[Any]:
-    """The same numbers in the smallest type that holds them all; floats as they are."""
-    found = numpy.asarray(values)
-    if not len(found) or found.dtype.kind == "f":
-        return found
-    kind = numpy.result_type(numpy.min_scalar_type(found.min()), numpy.min_scalar_type(found.max()))
-    return found.astype(kind)
+def lengths(rows: Sequence[Features]) -> NDArray[numpy.int64]:
+    """Tokens of each row."""
+    if isinstance(rows, FeatureTable):
+        return rows.lengths("input_ids")
+    return numpy.array([len(row["input_ids"]) for row in rows], dtype=numpy.int64)
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _narrowest(values: Numbers) -> numpy.dtype[Any]:
+    """The smallest type that holds all numbers; that of floats is theirs."""
+    if not len(values) or values.kind.kind == "f":
+        return values.kind
+    lowest, highest = zip(*((part.min(), part.max()) for part in values.parts()), strict=True)
+    return numpy.result_type(*(numpy.min_scalar_type(number) for number in (min(lowest), max(highest))))
+
+
+def _save(path: Path, values: Numbers, kind: numpy.dtype[Any]) -> None:
+    """Write what `numpy.save` would, a part at a time."""
+    header = {"descr": kind.str, "fortran_order": False, "shape": (len(values),)}
+    with path.open("wb") as file:
+        numpy.lib.format.write_array_header_1_0(file, header)
+        for part in values.parts():
+            file.write(part.astype(kind).tobytes())
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """The numbers in a file of numpy's, read when they are needed."""
     # A view of a plain array: slices of a memmap are memmaps, which are slow to make.
     return numpy.asarray(numpy.load(path, mmap_mode="r", allow_pickle=False))

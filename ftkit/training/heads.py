@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +42,7 @@ class Encoded:
     """
 
     features: Sequence[Features]
-    owners: list[int]
+    owners: Sequence[int] | NDArray[numpy.int64]
     truncated: int = 0
     notes: tuple[str, ...] = ()
 
@@ -211,7 +213,7 @@ def encoded_texts(
             if record.target is not None:
                 row["labels"] = label(record.target)
             features.append(row)
-    return Encoded(features, list(range(len(features))), truncated)
+    return Encoded(features, range(len(features)), truncated)
 
 
 def tokenize(

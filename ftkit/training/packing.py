@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from ftkit.errors import UsageError
+from ftkit.training.features import lengths
 from ftkit.training.heads import Features
 from ftkit.training.language_head import IGNORED
 
@@ -34,9 +35,9 @@ class Packed(Sequence[Features]):
 
     def __init__(self, features: Sequence[Features], size: int) -> None:
         self.features = features
-        lengths = [len(row["input_ids"]) for row in features]
-        self.groups = best_fit(lengths, size)
-        self.tokens = sum(lengths)
+        found = lengths(features).tolist()
+        self.groups = best_fit(found, size)
+        self.tokens = sum(found)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -50,13 +51,11 @@ class Packed(Sequence[Features]):
             return [self[place] for place in range(len(self))[number]]
         return joined([self.features[row] for row in self.groups[number]])
 
-    def places(self, where: Sequence[str]) -> list[str]:
-        """The places of the rows in each sequence, from the place of each row; not more than a few."""
-        named = []
-        for rows in self.groups:
-            more = f" and {len(rows) - _MOST_PLACES} more" if len(rows) > _MOST_PLACES else ""
-            named.append(", ".join(where[row] for row in rows[:_MOST_PLACES]) + more)
-        return named
+    def place(self, number: int, where: Callable[[int], str]) -> str:
+        """The places of the rows in a sequence, from the place of each row; not more than a few."""
+        rows = self.groups[number]
+        more = f" and {len(rows) - _MOST_PLACES} more" if len(rows) > _MOST_PLACES else ""
+        return ", ".join(where(row) for row in rows[:_MOST_PLACES]) + more
 
 
 def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class QuestionHead(Objective):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
         features = FeatureTable()
-        owners: list[int] = []
+        owners = array("q")
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
             encoding: Any = tokenizer(

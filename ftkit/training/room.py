@@ -53,14 +53,14 @@ class Room:
 
     Args:
         most: The limit; `None` where none is known.
-        where: Place of every training row, for messages.
+        where: Gives the place of a training row, for messages.
 
     Attributes:
         proven: Extents that this process has had memory for.
         short: What it had no memory for.
     """
 
-    def __init__(self, most: int | None, where: list[str]) -> None:
+    def __init__(self, most: int | None, where: Callable[[int], str]) -> None:
         self.most = most
         self.where = where
         self.proven: set[tuple[int, ...]] = set()
@@ -112,7 +112,7 @@ class Room:
         """Name the row that is too long, in whichever process it was."""
         mine = []
         if self.short is not None:
-            mine = [(self.where[int(self.short[ROWS][0])], self.short["input_ids"].shape[1])]
+            mine = [(self.where(int(self.short[ROWS][0])), self.short["input_ids"].shape[1])]
         found = gather_object(mine) if processes().num_processes > 1 else mine
         place, length = found[0]
         raise InputError(

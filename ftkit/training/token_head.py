@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -77,13 +78,13 @@ class TokenHead(Objective):
         specials = special_tokens(tokenizer)
         size = max_length - sum(map(len, specials))
         features = FeatureTable()
-        owners: list[int] = []
+        owners = array("q")
         long = unseen = crossed = 0
         for number, (record, ids, firsts) in enumerate(_tokenized(records, tokenizer)):
             cuts = windows(len(ids), size, self._stride(size))
             rows = self._rows(record, ids, firsts, cuts, specials)
             features.extend(_with_model_inputs(row, tokenizer) for row in rows)
-            owners += [number] * len(rows)
+            owners.extend([number] * len(rows))
             unseen += firsts.count(None)
             if len(rows) > 1:
                 long += 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftkit.errors import InputError, UsageError
@@ -87,12 +88,13 @@ class WritingHead(LanguageHead):
     ) -> Encoded:
         """A row for each record with an answer; one that does not fit has none, and is counted."""
         features = FeatureTable()
-        owners: list[int] = []
-        shortened, left_out = 0, []
-        for number, row in self._rows(records, tokenizer, max_length):
-            record = records[number]
+        owners = array("q")
+        shortened = left_out = 0
+        first = ""
+        for number, record, row in self._rows(records, tokenizer, max_length):
             if row is None:
-                left_out.append(record.where)
+                left_out += 1
+                first = first or record.where
                 continue
             shortened += row.pop("shortened")
             features.append(row)
@@ -100,8 +102,8 @@ class WritingHead(LanguageHead):
         notes = []
         if left_out:
             notes.append(
-                f"{len(left_out)} rows do not fit within {max_length} tokens with their whole answer, "
-                f"and are left out (first: {left_out[0]})"
+                f"{left_out} rows do not fit within {max_length} tokens with their whole answer, "
+                f"and are left out (first: {first})"
             )
         return Encoded(features, owners, shortened, tuple(notes))
 
@@ -154,17 +156,16 @@ class WritingHead(LanguageHead):
 
     def _rows(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
-    ) -> Iterator[tuple[int, Any]]:
-        """The features of each record with an answer, and its number; `None` where it is left out."""
+    ) -> Iterator[tuple[int, Record, Any]]:
+        """Each record with an answer, its number, and its features; `None` where it is left out."""
         separate = self.kind == "encoder_decoder"
-        answered = [number for number, record in enumerate(records) if record.target is not None]
-        for start in range(0, len(answered), _CHUNK):
-            chunk = answered[start : start + _CHUNK]
-            rendered = [self.render(records[number], tokenizer) for number in chunk]
+        answered = (one for one in enumerate(records) if one[1].target is not None)
+        while chunk := list(islice(answered, _CHUNK)):
+            rendered = [self.render(record, tokenizer) for _, record in chunk]
             read = self._read([one.prompt() for one in rendered] if separate else rendered, tokenizer)
             written = _written(rendered, tokenizer) if separate else [None] * len(chunk)
-            for number, one, tokens, answer in zip(chunk, rendered, read, written, strict=True):
-                yield number, self._row(one, tokens, answer, records[number], tokenizer, max_length)
+            for (number, record), one, tokens, answer in zip(chunk, rendered, read, written, strict=True):
+                yield number, record, self._row(one, tokens, answer, record, tokenizer, max_length)
 
     def _row(
         self,

@@ -1,4 +1,7 @@
-"""Data sets in Hub layout: what ftkit makes of their splits, configurations and labels."""
+"""Data sets in Hub layout: what ftkit makes of their splits, configurations and labels.
+
+Nearly every test is run twice, with rows that are downloaded first and with rows that are streamed.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from hub_layout import write, write_converted
 from ftkit.data.hub import HubDataset
 from ftkit.data.source import DataSource
 from ftkit.dataset import load_records
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.recipe import load_recipe
 from ftkit.tasks.base import Task
 from ftkit.tasks.classification import Classification
@@ -49,8 +52,18 @@ def configured(tmp_path: Path) -> Path:
     return folder
 
 
-def load(folder: Path | str, task: Task | None = None, **data: Any) -> Any:
-    return load_records(DataSource(dataset_name=str(folder), **data), task or Classification())
+USUAL: dict[str, Any] = {}
+ONCE = pytest.mark.parametrize("streaming", [False], indirect=True)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["downloaded", "streamed"])
+def streaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(USUAL, "streaming", request.param)
+
+
+def load(folder: Path | str, task: Task | None = None, limit: int | None = None, **data: Any) -> Any:
+    source = DataSource(dataset_name=str(folder), **(USUAL | data))
+    return load_records(source, task or Classification(), limit=limit)
 
 
 # What is read ---------------------------------------------------------------------------------
@@ -138,12 +151,40 @@ def test_bare_numbers_are_labels_too(tmp_path: Path) -> None:
 
 
 def test_a_named_split_takes_the_place_of_the_usual_one(plain: Path) -> None:
-    dataset = load(plain, train_split="train[:3]", validation_split="test", test_split="train[3:]")
+    given = {"train_split": "train[:3]", "validation_split": "test", "test_split": "train[3:]"}
+    dataset = load(plain, **given, streaming=False)
     assert {split: len(records) for split, records in dataset.splits.items()} == {
         "train": 3,
         "validation": 2,
         "test": 1,
     }
+
+
+def test_a_limit_pulls_no_more_rows(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulled = []
+    kind = datasets.IterableDataset if USUAL["streaming"] else datasets.Dataset
+    iterate = kind.__iter__
+
+    def counting(rows: Any) -> Any:
+        for row in iterate(rows):
+            pulled.append(row)
+            yield row
+
+    monkeypatch.setattr(kind, "__iter__", counting)
+    assert len(load(plain, limit=2)["train"]) == 2
+    assert len(pulled) == 4, "two rows of two splits"
+
+
+def test_streamed_and_downloaded_rows_are_the_same(tmp_path: Path) -> None:
+    numbers = [row % 3 for row in range(30)]
+    write(tmp_path, ONE_LABEL, {"train": rows(*numbers), "test": rows(-1, -1, word="new")})
+    plain, streamed = (
+        load(tmp_path, validation_fraction=0.2, streaming=streaming) for streaming in (False, True)
+    )
+    assert {split: list(rows) for split, rows in streamed.splits.items()} == {
+        split: list(rows) for split, rows in plain.splits.items()
+    }
+    assert (streamed.labels, streamed.notes) == (plain.labels, plain.notes)
 
 
 def test_a_fraction_takes_the_place_of_the_validation_split(tmp_path: Path) -> None:
@@ -208,6 +249,11 @@ def test_a_missing_split_names_those_there_are(plain: Path) -> None:
     assert "it has: train, test" in str(error.value)
 
 
+def test_a_part_of_a_stream_is_refused(plain: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.streaming: a stream has no parts such as 'train\[:3\]'"):
+        load(plain, train_split="train[:3]", streaming=True)
+
+
 def test_a_missing_train_split_names_those_there_are(tmp_path: Path) -> None:
     write(tmp_path, ONE_LABEL, {"test": rows(0, 1)})
     with pytest.raises(InputError, match="no split 'train'\n  it has: test"):
@@ -228,6 +274,7 @@ def test_an_unknown_configuration_names_those_there_are(configured: Path) -> Non
     assert "set data.dataset_config_name" in str(error.value)
 
 
+@ONCE
 def test_the_shipped_recipes_need_their_configuration(standin: Callable[[str], Path]) -> None:
     with pytest.raises(InputError, match=r"set data\.dataset_config_name"):
         load(standin("nyu-mll/glue"))
@@ -327,6 +374,7 @@ def test_offline_an_id_is_an_error_at_once() -> None:
     assert time.perf_counter() - started < 2
 
 
+@ONCE
 def test_offline_the_command_line_says_so(
     ftkit: Callable[..., Any], tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:

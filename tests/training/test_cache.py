@@ -56,7 +56,7 @@ def encoded(
 
 
 def content(found: Encoded) -> tuple[Any, ...]:
-    return list(found.features), found.owners, found.truncated, found.notes
+    return list(found.features), list(found.owners), found.truncated, found.notes
 
 
 # Whole runs -------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_every_word_is_learned_once_at_its_first_token(
     assert {n for start, end in found_windows for n in range(start, end)} == set(
         range(len(whole["input_ids"]))
     )
-    assert encoded.owners == [0] * len(encoded.features)
+    assert list(encoded.owners) == [0] * len(encoded.features)
     # A window where no word begins may be there or not: nothing is asked of it.
     firsts = [whole.char_to_token(start) for start, _ in record.words]
     starts = [found_windows[number][0] for number in sorted({window_of(n, found_windows) for n in firsts})]
@@ -213,7 +213,7 @@ def test_records_keep_apart(tokenizer: str) -> None:
         records.append(record_of([f"w{n}x" for n in range(length)], found))
     head = TokenHead(tags=tag_names(TYPES))
     encoded = head.encode(records, TOKENIZERS[tokenizer], 20)
-    assert encoded.owners == sorted(encoded.owners)
+    assert list(encoded.owners) == sorted(encoded.owners)
     assert len(encoded.owners) > len(records) == len(set(encoded.owners))
     for record, predicted in zip(records, perfect(head, records, encoded), strict=True):
         assert predicted.spans == record.target.spans
