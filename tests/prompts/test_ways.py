@@ -82,10 +82,11 @@ def test_a_cloze_scores_the_words_in_the_mask(
     model = AutoModelForMaskedLM.from_pretrained(whole("bert")).eval()
     (one,) = explained(run, ["the red card"])
     shot = one["shots"][0]
-    assert one["prompt"].startswith(f"{shot['fields']['text']} it is {shot['answer']} .\n\n")
+    solved = f"{shot['fields']['text']} it is {shot['answer']} .\n\n"
+    assert one["prompt"] == f"{solved}the red card it is [MASK] ."
     for candidate in one["candidates"]:
         count = len(candidate["text"].split())
-        text = one["prompt"] + " ".join([tokenizer.mask_token] * count) + " ."
+        text = one["prompt"].replace("[MASK]", " ".join(["[MASK]"] * count))
         inputs = tokenizer(text, return_tensors="pt")
         places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
         words = tokenizer(candidate["text"], add_special_tokens=False)["input_ids"]
