@@ -21,7 +21,7 @@ from ftkit.prompts.seq2seq import Seq2SeqRanker
 from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
 from ftkit.prompts.solver import Journal, Solver
 from ftkit.records import Prediction, Record
-from ftkit.training.generation import Writer, end_tokens
+from ftkit.training.generation import Writer, end_tokens, said
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
@@ -160,6 +160,16 @@ class PromptEstimator:
     def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
         """The ways to ask, where there are several."""
         return {name: solver.predict for name, solver in self.solvers.items()} if len(self.plans) > 1 else {}
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How texts are written; empty where candidates are ranked."""
+        plan = self.plans[0]
+        answerer = self.solvers[plan.name].answerer
+        if not isinstance(answerer, Generating):
+            return {}
+        options = {"until": list(plan.until), "constrained": plan.constrained}
+        return {**said(answerer.writer.config), **options}
 
     def rendered(
         self, records: Sequence[Record], train: Sequence[Record], tokenizer: PreTrainedTokenizerBase

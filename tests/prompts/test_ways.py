@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 import ftkit
@@ -309,6 +311,31 @@ def test_generated_labels_can_be_kept_to_the_candidates(
         kept = ftkit.evaluate(tree | {"output_dir": str(tmp_path / architecture)})
         assert "unreadable" not in kept.metrics["details"]
         assert {row["prediction"] for row in rows(kept.run)} <= set(LABELS)
+
+
+def test_how_texts_are_written_is_recorded(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Also what no recipe says, but the model's own configuration."""
+    folder = tmp_path / "own"
+    shutil.copytree(whole("gpt2"), folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(own | {"repetition_penalty": 1.3}))
+    tree = asking(prompt="intent", answer="generate") | {"model": {"name_or_path": str(folder)}}
+    run = ftkit.evaluate(tree | {"generation": {"max_new_tokens": 3, "top_k": 5, "do_sample": True}}).run
+    said = dict(run.manifest["generation"])
+    assert run.metrics["generation"] == said
+    assert (said.pop("until"), said.pop("constrained")) == (["\n\n"], False)
+    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1}
+    assert said | given | {"repetition_penalty": 1.3, "eos_token_id": [0], "pad_token_id": 0} == said
+    # As transformers has it, defaults aside.
+    settings = GenerationConfig(**given, eos_token_id=[0], pad_token_id=0, use_cache=True)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    effective = model._prepare_generation_config(settings)[0].to_dict()
+    assert {name: effective[name] for name in said} == said
+    ranked = ftkit.evaluate(asking() | {"output_dir": str(tmp_path / "ranked")}).run
+    assert ranked.manifest["generation"] == {}
+    assert "generation" not in ranked.metrics
 
 
 ENTITY_ROWS = [
