@@ -304,7 +304,7 @@ def _note_beginnings(plan: Plan) -> None:
     begun = [(text, one) for text in texts for one in texts if text != one and text.startswith(one)]
     if begun:
         log.warning(
-            "  note: %d answers begin with another one (%r with %r), which is always as likely; set "
-            "method.normalization",
+            "  note: %d answers begin with another one (%r with %r), which is always at least as likely; "
+            "set method.normalization",
             len({text for text, _ in begun}), *begun[0],
         )  # fmt: skip

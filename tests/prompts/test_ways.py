@@ -562,6 +562,16 @@ def test_what_cannot_be_asked(name: str, asking: Callable[..., dict[str, Any]]) 
     assert says in str(caught.value)
 
 
+def test_a_candidate_without_a_token(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, ftkit: Callable[..., Any]
+) -> None:
+    tree = asking("bert", template="{{ text }} is {{ mask }}", answer="cloze", verbalizer={"red": " "})
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    done = ftkit("eval", "recipe.yaml")
+    assert done.returncode == 3
+    assert "test.csv:2: the answer ' ' has no token of its own" in done.stderr
+
+
 def test_shots_need_a_training_split(asking: Callable[..., dict[str, Any]], colours: Path) -> None:
     tree = asking(num_fewshot=1) | {"data": {"test_file": str(colours / "test.csv")}}
     with pytest.raises(FtkitError, match=r"labels are not known[\s\S]*task.labels"):
