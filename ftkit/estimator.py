@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftkit.component import discover
 from ftkit.errors import UsageError
 from ftkit.families.base import Family
-from ftkit.models.source import read_config
+from ftkit.models.source import Located, read_config
 from ftkit.recipe import Recipe
 from ftkit.records import Record, Writing
 from ftkit.training.setup import Estimator, Head, Loaded, Setup
@@ -35,62 +37,83 @@ def make_estimator(
     """
     from ftkit.models import loading
 
-    source = recipe.model
-    located = source.locate()
-    head = recipe.method.head(recipe.task.head(labels))
-
-    def load() -> Loaded:
-        if source.from_config is not None:
-            return fresh()
-        ready = located.ready()
-        family = family_of(recipe, loading.load_config(ready, source).to_dict())
-        loaded = loading.load(ready, source, with_language_model(head, family))
-        family.complete(loaded)
-        return loaded
-
-    def fresh() -> Loaded:
-        from ftkit.models import fresh as maker
-
-        family = family_of(recipe, dict(located.config))
-        made = with_language_model(head, family)
-        loaded = maker.build(source, made, family.name(), lambda: texts_of(train))
-        family.complete(loaded)
-        return loaded
-
-    def load_finished(folder: Path) -> Any:
-        return loading.load_finished(
-            folder, with_language_model(head, family_of(recipe, read_config(folder)))
-        )
-
-    def objective(train: Sequence[Record], config: Any) -> Any:
-        smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
-        family = family_of(recipe, config.to_dict()).name()
-        return recipe.task.objective(labels, train, family=family, label_smoothing=smoothing)
-
+    model = _Model(recipe, recipe.model.locate(), recipe.method.head(recipe.task.head(labels)), train)
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(
             labels=tuple(labels),
-            load=load,
-            load_finished=load_finished,
+            load=model.load,
+            load_finished=model.load_finished,
             load_tokenizer=loading.load_saved_tokenizer,
-            objective=objective,
+            objective=partial(_objective, recipe, labels),
             arguments=recipe.arguments,
             precision=recipe.engine.precision,
             micro_batch=recipe.engine.micro_batch == "auto",
             seed=recipe.seed,
             best_metric=recipe.best_metric,
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
-            max_length=max_length or source.max_length,
+            max_length=max_length or recipe.model.max_length,
             task=recipe.task.model_dump_json(),
             generation=recipe.generation.settings(),
             write_in_validation=recipe.best_needs_text,
             task_type=recipe.task.type,
             asked_by=recipe.task.asked_by,
-            questions=lambda words, form: recipe.task.questions(labels, words, form),
+            questions=partial(recipe.task.questions, labels),
             load_encoder=loading.load_encoder,
         )
     )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A recipe's model with the head that its task asks for.
+
+    Attributes:
+        recipe: The complete recipe.
+        located: Where the model is.
+        head: The head, for a model of any family.
+        train: Training records, from which a fresh model's tokenizer is learned.
+    """
+
+    recipe: Recipe
+    located: Located
+    head: Head
+    train: Sequence[Record]
+
+    def load(self) -> Loaded:
+        """The pretrained model, or a fresh one."""
+        from ftkit.models import fresh, loading
+
+        source = self.recipe.model
+        if source.from_config is None:
+            ready = self.located.ready()
+            family, head = self._of(loading.load_config(ready, source).to_dict())
+            loaded = loading.load(ready, source, head)
+        else:
+            family, head = self._of(dict(self.located.config))
+            loaded = fresh.build(source, head, family.name(), lambda: texts_of(self.train))
+        family.complete(loaded)
+        return loaded
+
+    def load_finished(self, folder: Path) -> Any:
+        """The model that a run saved whole."""
+        from ftkit.models import loading
+
+        return loading.load_finished(folder, self._of(read_config(folder))[1])
+
+    def _of(self, config: dict[str, Any]) -> tuple[type[Family], Head]:
+        """The family of a model with this configuration, and the head with its auto class: for a language
+        model, that of the family.
+        """
+        family = family_of(self.recipe, config)
+        return family, Head(self.head.auto_class or family.language_model, self.head.config)
+
+
+def _objective(recipe: Recipe, labels: Sequence[str], train: Sequence[Record], config: Any) -> Any:
+    """The task's objective for a model with this configuration."""
+    smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
+    family = family_of(recipe, config.to_dict()).name()
+    return recipe.task.objective(labels, train, family=family, label_smoothing=smoothing)
 
 
 def texts_of(records: Sequence[Record]) -> Iterator[str]:
@@ -102,11 +125,6 @@ def texts_of(records: Sequence[Record]) -> Iterator[str]:
         yield from (turn.content for turn in record.turns[:-1])
         if isinstance(record.target, Writing) and record.target.text != record.text:
             yield record.target.text
-
-
-def with_language_model(head: Head, family: type[Family]) -> Head:
-    """The head with its auto class: for a language model, that of the family."""
-    return Head(head.auto_class or family.language_model, head.config)
 
 
 def finished_estimator(run: Run) -> Estimator:

@@ -81,7 +81,7 @@ def evaluate(
     scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
     folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = scores_json(scores, estimator.precision)
+    metrics = scores_json(scores, estimator.precision, estimator.generation)
     write_json(folder / "metrics.json", metrics)
     write_predictions(folder / "predictions.jsonl", recipe.task, dataset[chosen], predictions)
     return Evaluation(run, scores, folder, metrics)

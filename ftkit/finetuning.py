@@ -104,7 +104,10 @@ def solve(
         scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, scored)
     if main:
         head = recipe.task.head(dataset.labels).config
-        run.finish(figures, scores, dataset[scored], predictions, head=head, precision=estimator.precision)
+        run.finish(
+            figures, scores, dataset[scored], predictions,
+            head=head, precision=estimator.precision, generation=estimator.generation,
+        )  # fmt: skip
     processes().wait_for_everyone()
     return (run if main else Run.follow(recipe, resume=True)), scores
 

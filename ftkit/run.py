@@ -226,15 +226,16 @@ class Run:
         *,
         head: Mapping[str, Any],
         precision: str,
+        generation: Mapping[str, Any],
     ) -> None:
         """Write the results and drop the checkpoints; from here on the run can be used."""
         from ftkit.report.card import model_card
 
-        self.manifest |= {"training": dict(figures), "precision": precision}
+        self.manifest |= {"training": dict(figures), "precision": precision, "generation": dict(generation)}
         if self.recipe.method.adapters:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
-            write_json(self.folder / "metrics.json", scores_json(scores, precision))
+            write_json(self.folder / "metrics.json", scores_json(scores, precision, generation))
             write_predictions(self.folder / "predictions.jsonl", self.recipe.task, records, predictions)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)

@@ -468,3 +468,9 @@ def test_other_generation_at_evaluation(runs: dict[str, Case]) -> None:
     (folder,) = (case.folder / "run/eval").iterdir()
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert max(len(row["prediction"]) for row in rows) <= 1
+    assert json.loads(shorter.stdout)["generation"]["max_new_tokens"] == 1
+    for name in ("manifest.json", "metrics.json"):
+        recorded = json.loads((case.folder / "run" / name).read_text())["generation"]
+        assert recorded["max_new_tokens"] == NEW_TOKENS
+        saved = json.loads((case.folder / "run/model/generation_config.json").read_text())
+        assert recorded["eos_token_id"] == saved["eos_token_id"]

@@ -40,6 +40,10 @@ _SIZES_OF: dict[str, dict[str, Any]] = {
     "mistral": _GROUPED | {"sliding_window": 16},
     "gemma": _GROUPED | {"head_dim": 8},
     "gpt_neox": _DECODER,
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    # Every other layer has a window shorter than the rows.
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 16,
+                "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 256},
     "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
             "ffn_dim": 64, "max_position_embeddings": 256},
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64},
@@ -50,7 +54,9 @@ _SIZES_OF: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # These are saved with their language model head, as their checkpoints are.
 _HEADED = {
-    **dict.fromkeys(("qwen2", "qwen3", "mistral", "gemma", "gpt_neox", "opt"), "AutoModelForCausalLM"),
+    **dict.fromkeys(
+        ("qwen2", "qwen3", "mistral", "gemma", "gpt_neox", "opt", "bloom"), "AutoModelForCausalLM"
+    ),
     **dict.fromkeys(("mt5", "bart"), "AutoModelForSeq2SeqLM"),
 }
 
@@ -60,7 +66,7 @@ def build_model(architecture: str, folder: Path) -> Path:
 
     Args:
         architecture: bert, distilbert, roberta, deberta-v2, electra, modernbert; gpt2, llama, qwen2, qwen3,
-            mistral, gemma, gpt_neox, opt; t5, mt5, bart.
+            mistral, gemma, gpt_neox, gpt_neo, opt, bloom; t5, mt5, bart.
         folder: Where to.
     """
     import torch
@@ -70,7 +76,8 @@ def build_model(architecture: str, folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizers = {
         "roberta": _byte_level, "gpt2": _gpt2, "llama": _llama, "t5": _t5, "qwen2": _qwen, "qwen3": _qwen,
-        "mistral": _llama, "gemma": _gemma, "gpt_neox": _gpt2, "opt": _opt, "mt5": _t5, "bart": _byte_level,
+        "mistral": _llama, "gemma": _gemma, "gpt_neox": _gpt2, "gpt_neo": _gpt2, "bloom": _gpt2,
+        "opt": _opt, "mt5": _t5, "bart": _byte_level,
     }  # fmt: skip
     tokenizer = tokenizers.get(architecture, _wordpiece)(folder)
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from ftkit.cli import app, console, options
 
 if TYPE_CHECKING:
     from ftkit.records import Prediction, Record
+    from ftkit.run import Run
     from ftkit.tasks.base import Task
 
 
@@ -53,50 +54,59 @@ def predict(
 ) -> None:
     """Predict with a finished run; one line of JSON a row, in order."""
     console.start(quiet=quiet, verbose=verbose)
-    from ftkit.errors import InputError, UsageError
+    from ftkit.errors import UsageError
     from ftkit.evaluation import find_run
-    from ftkit.prediction import (
-        explained_records,
-        predict_stream,
-        records_of_file,
-        records_of_lines,
-        records_of_texts,
-    )
+    from ftkit.prediction import explained_records, predict_stream
 
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
     found = find_run(run)
-    if format_ is Format.conll and not found.recipe.task.tags_words:
-        raise UsageError(f"--format conll: the task {found.recipe.task.type} does not tag words")
-    records: Iterable[Record]
-    if text:
-        records = records_of_texts(found, text, text_pair)
-    elif file == "-":
-        records = records_of_lines(found, islice(sys.stdin.buffer, limit))
-    elif not Path(str(file)).exists():
-        raise InputError("no such file or folder", where=str(file))
-    else:
-        records = records_of_file(found, Path(str(file)), limit)
+    task = found.recipe.task
+    if format_ is Format.conll and not task.tags_words:
+        raise UsageError(f"--format conll: the task {task.type} does not tag words")
+    records = _records(found, file or "", text or (), text_pair, limit)
     if explain:
         _explain(explained_records(found, list(records)), as_object=json_)
         return
     answered = predict_stream(found, records)
-    first = next(answered, None)
-    if first is None:
-        raise InputError(
-            "there are no rows to predict for", where="standard input" if file == "-" else str(file)
-        )
-    task = found.recipe.task
     if json_ and format_ is Format.jsonl:
-        console.emit_json({"predictions": [_answer(task, *pair) for pair in chain([first], answered)]})
-        return
-    for number, (record, prediction) in enumerate(chain([first], answered)):
-        if format_ is Format.conll:
-            console.emit(("\n" if number else "") + _conll(task, record, prediction))
-        elif text:
-            console.emit(task.prediction_text(prediction, record))
-        else:
-            console.emit(json.dumps(_answer(task, record, prediction), ensure_ascii=False))
+        console.emit_json({"predictions": [_answer(task, *pair) for pair in answered]})
+    elif format_ is Format.conll:
+        for number, pair in enumerate(answered):
+            console.emit(("\n" if number else "") + _conll(task, *pair))
+    else:
+        for record, prediction in answered:
+            console.emit(
+                task.prediction_text(prediction, record)
+                if text
+                else json.dumps(_answer(task, record, prediction), ensure_ascii=False)
+            )
+
+
+def _records(
+    run: Run, file: str, texts: Sequence[str], pairs: Sequence[str] | None, limit: int | None
+) -> Iterator[Record]:
+    """The rows to predict for, typed or read as they are needed.
+
+    Raises:
+        InputError: There are none.
+    """
+    from ftkit.errors import InputError
+    from ftkit.prediction import records_of_file, records_of_lines, records_of_texts
+
+    if texts:
+        return iter(records_of_texts(run, texts, pairs))
+    if file == "-":
+        records = records_of_lines(run, islice(sys.stdin.buffer, limit))
+    elif Path(file).exists():
+        records = records_of_file(run, Path(file), limit)
+    else:
+        raise InputError("no such file or folder", where=file)
+    first = next(records, None)
+    if first is None:
+        where = "standard input" if file == "-" else file
+        raise InputError("there are no rows to predict for", where=where)
+    return chain([first], records)
 
 
 def _explain(explained: list[dict[str, Any]], *, as_object: bool) -> None:

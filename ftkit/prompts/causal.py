@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,10 @@ _FEWEST_SHARED = 8
 _BATCH_TOKENS = {"cpu": 1024}
 """Tokens of a batch: on a CPU, less padding and what fits the caches is worth more than a large one."""
 _MANY_TOKENS = 8192
+_WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+"""Names under which configurations say how far back a token sees (Mistral, GPT-Neo, Llama 4)."""
+_LOOKED = 3
+"""Tokens of the made-up answers by which the quick way is looked at: enough that branches have branches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,14 @@ class Asked:
     def tree(self) -> Tree:
         """What the answers add to the trunk."""
         return _tree(tuple(tuple(ids[self.trunk :]) for ids in self.ids), self.start - self.trunk)
+
+    def width(self) -> int:
+        """How many tokens the model reads at once: the trunk and the tree."""
+        return self.trunk + len(self.tree().ids)
+
+    def ends(self) -> Asked:
+        """The prompt with its first and its last answer alone."""
+        return replace(self, ids=[self.ids[0], self.ids[-1]])
 
 
 @dataclass(frozen=True)
@@ -77,18 +90,17 @@ class Tree:
 class CausalRanker(Ranker[Asked]):
     """Scores answers with a causal language model.
 
-    The first prompt is also computed plainly; where the two disagree (attention that is not by position
-    alone, a state instead of a cache), the plain way is used throughout, and that is said.
+    The widest prompt is also computed plainly; where the two disagree (attention that does not go by
+    positions, a window, a state instead of a cache), prompts as wide or wider are computed plainly, and
+    that is said.
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
         self._joint = Joint(tokenizer)
         self._pad = tokenizer.pad_token_id or 0
-        self._shares: bool | None = None
-        config = model.config.get_text_config()
-        slides = getattr(config, "use_sliding_window", True)
-        self._window = (getattr(config, "sliding_window", None) if slides else None) or float("inf")
+        # Up to which width the quick way was found exact, and from which on it is not.
+        self._exact, self._inexact = 0, _window(model.config.get_text_config()) + 1
 
     def row(self, prompt: Prompt, answers: Sequence[str]) -> Asked:
         start, ids = self._joint(prompt.text, [prompt.lead + one for one in answers], special=prompt.special)
@@ -105,12 +117,11 @@ class CausalRanker(Ranker[Asked]):
         return max(map(len, row.ids))
 
     def scores(self, rows: Sequence[Asked], keys: Sequence[Hashable]) -> list[list[Ranked]]:
-        within = (row for row in rows if self.longest(row) <= self._window)
-        if self._shares is None and (first := next(within, None)):
-            self._shares = self._agrees(first)
+        widths = [row.width() for row in rows]
+        self._look(dict(zip(widths, rows, strict=True)))
         groups = defaultdict(list)
-        for place, (row, key) in enumerate(zip(rows, keys, strict=True)):
-            groups[key if self._shared_is_exact(row) else None].append(place)
+        for place, (width, key) in enumerate(zip(widths, keys, strict=True)):
+            groups[key if width <= self._exact else None].append(place)
         found: dict[int, list[Ranked]] = {}
         for key, places in groups.items():
             chosen = [rows[place] for place in places]
@@ -118,25 +129,38 @@ class CausalRanker(Ranker[Asked]):
             found.update(zip(places, values, strict=True))
         return [found[place] for place in range(len(rows))]
 
-    def _shared_is_exact(self, row: Asked) -> bool:
-        return bool(self._shares) and self.longest(row) <= self._window
+    # Whether the quick way is exact -----------------------------------------------------
+
+    def _look(self, rows: Mapping[int, Asked]) -> None:
+        """Find up to which width the quick way is exact, as far as the widths of these rows are new."""
+        before = self._inexact
+        widths = sorted(width for width in rows if self._exact < width < self._inexact)
+        while widths and self._exact < widths[-1]:
+            if self._agrees(rows[widths[-1]]):
+                self._exact = widths[-1]
+            else:
+                self._inexact = widths[-1]
+                # Narrower ones may be within a window.
+                widths = widths[: len(widths) // 2]
+        if self._inexact < before:
+            log.warning(
+                "  note: prompts of %d tokens or more are computed whole: this model's attention cannot be "
+                "shared exactly",
+                self._inexact,
+            )
 
     def _agrees(self, row: Asked) -> bool:
-        """Whether the quick way gives what the plain way gives, for the first and the last answer."""
-        ends = [row.ids[0], row.ids[-1]]
-        looked = Asked(ends, row.start, min(common(ends), row.start))
+        """Whether the quick way gives what the plain way gives, for a row and for answers made up."""
+        made = _made_up(max(row.ids, key=len), self.model.config.get_text_config().vocab_size)
+        share = min(one.trunk for one in (row, *made)) // 2
         try:
-            quick = self._by_trees([looked], share=looked.trunk // 2)
+            first, *others = self._by_trees([row, *made], share)
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
-            quick = None  # its forward takes no such mask
-        plain = self._plainly([looked])
+            return False  # its forward takes no such mask
+        quick = chain([first[0], first[-1]], *others)
+        plain = chain(*self._plainly([row.ends(), *made]))
         tolerance = _TOLERANCE[self.precision]
-        if quick and all(
-            abs(a.likelihood - b.likelihood) <= tolerance for a, b in zip(quick[0], plain[0], strict=True)
-        ):
-            return True
-        log.warning("  note: this model's attention cannot be shared exactly; prompts are computed whole")
-        return False
+        return all(abs(a.likelihood - b.likelihood) <= tolerance for a, b in zip(quick, plain, strict=True))
 
     # Together ---------------------------------------------------------------------------
 
@@ -147,13 +171,16 @@ class CausalRanker(Ranker[Asked]):
             share = share if share >= _FEWEST_SHARED else 0
         prefix = self._prefix(rows[0].ids[0][:share]) if share else None
         trees = [row.tree() for row in rows]
-        lengths = [row.trunk - share + len(tree.ids) for row, tree in zip(rows, trees, strict=True)]
-        nodes = max(len(tree.ids) for tree in trees) + 1
-        most = max(1, MOST_LOGITS // (nodes * self.model.config.get_text_config().vocab_size))
+        lengths = [row.width() - share for row in rows]
+        vocabulary = self.model.config.get_text_config().vocab_size
+
+        def fits(batch: list[int]) -> bool:
+            """Whether there is room for the logits."""
+            return sum(len(trees[n].ids) + 1 for n in batch) * vocabulary <= MOST_LOGITS
+
         found: dict[int, list[Ranked]] = {}
         for batch in in_batches(lengths, _BATCH_TOKENS.get(self.device.type, _MANY_TOKENS)):
-            for start in range(0, len(batch), most):
-                part = batch[start : start + most]
+            for part in _parted(batch, fits):
                 values = self._batch([rows[n] for n in part], [trees[n] for n in part], share, prefix)
                 found.update(zip(part, values, strict=True))
         return [found[place] for place in range(len(rows))]
@@ -228,6 +255,32 @@ class CausalRanker(Ranker[Asked]):
                 (found[number],) = _read(logits["logits"][place], torch.tensor(asked), 1)
         values = iter(found[number] for number in range(len(texts)))
         return [[next(values) for _ in row.ids] for row in rows]
+
+
+def _window(config: Any) -> float:
+    """How far back a token sees, as far as the configuration says."""
+    if not getattr(config, "use_sliding_window", True):
+        return float("inf")
+    return min(filter(None, (getattr(config, name, None) for name in _WINDOWS)), default=float("inf"))
+
+
+def _parted(batch: list[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """A batch in as many parts as it takes; one row alone always fits."""
+    if len(batch) == 1 or fits(batch):
+        return [batch]
+    middle = len(batch) // 2
+    return [*_parted(batch[:middle], fits), *_parted(batch[middle:], fits)]
+
+
+def _made_up(ids: list[int], vocabulary: int) -> list[Asked]:
+    """A prompt as long as a text with two answers that part at once, and a shorter one, which is padded:
+    what shows whether positions and masks are heeded, whatever the real answers are.
+    """
+    trunk = max(len(ids) - _LOOKED, 1)
+    answers = [ids[trunk:], [(token + 1) % vocabulary for token in ids[trunk:]]]
+    prompts = [ids[:trunk], [*ids[: trunk // 2], *ids[trunk // 2 + 1 : trunk]]]
+    prompts = [prompt for prompt in prompts if prompt]
+    return [Asked([prompt + one for one in answers], len(prompt), len(prompt)) for prompt in prompts]
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from ftkit.prompts.seq2seq import Seq2SeqRanker
 from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
 from ftkit.prompts.solver import Journal, Solver
 from ftkit.records import Prediction, Record
-from ftkit.training.generation import Writer, end_tokens
+from ftkit.training.generation import Writer, end_tokens, said
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
 from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
@@ -161,6 +161,16 @@ class PromptEstimator:
         """The ways to ask, where there are several."""
         return {name: solver.predict for name, solver in self.solvers.items()} if len(self.plans) > 1 else {}
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How texts are written; empty where candidates are ranked."""
+        plan = self.plans[0]
+        answerer = self.solvers[plan.name].answerer
+        if not isinstance(answerer, Generating):
+            return {}
+        options = {"until": list(plan.until), "constrained": plan.constrained}
+        return {**said(answerer.writer.config), **options}
+
     def rendered(
         self, records: Sequence[Record], train: Sequence[Record], tokenizer: PreTrainedTokenizerBase
     ) -> list[tuple[str, Record, Prompt, list[str]]]:
@@ -294,7 +304,7 @@ def _note_beginnings(plan: Plan) -> None:
     begun = [(text, one) for text in texts for one in texts if text != one and text.startswith(one)]
     if begun:
         log.warning(
-            "  note: %d answers begin with another one (%r with %r), which is always as likely; set "
-            "method.normalization",
+            "  note: %d answers begin with another one (%r with %r), which is always at least as likely; "
+            "set method.normalization",
             len({text for text, _ in begun}), *begun[0],
         )  # fmt: skip

@@ -90,6 +90,11 @@ class Prompting:
         except ValueError as error:
             raise InputError(str(error), where=record.where, hint="method.template") from None
 
+    def shown(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+        """A whole prompt as people see it: in a cloze, with the mask in the place of the answer."""
+        place = str(tokenizer.mask_token) if self.cloze else ""
+        return prompt.text + prompt.lead + place + prompt.after
+
     def content_free(self, record: Record, text: str) -> dict[str, str]:
         """The fields of a record that says nothing."""
         return dict.fromkeys(self.questions.fields(record), text)

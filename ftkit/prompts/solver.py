@@ -103,12 +103,12 @@ class Solver:
 
     def explain(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """The prompt of each record, the shots in it and why, and what the model said."""
-        asked = self.ask(records)
+        asked, answerer = self.ask(records), self.answerer
         return [
             {
-                "prompt": one.prompt.text + one.prompt.lead,
+                "prompt": answerer.prompting.shown(one.prompt, answerer.tokenizer),
                 "shots": [asdict(shot) for shot in one.prompt.shots],
-                **self.answerer.explained(one, said),
+                **answerer.explained(one, said),
             }
             for one, said in zip(asked, self._said(asked), strict=True)
         ]

@@ -12,12 +12,13 @@ from ftkit.records import Prediction, Record, Scores
 from ftkit.tasks.base import Task
 
 
-def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
-    """Scores as metrics.json holds them."""
+def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as metrics.json holds them, with how they came about."""
     return {
         "split": scores.split,
         "rows": scores.rows,
         "precision": precision,
+        **({"generation": dict(generation)} if generation else {}),
         "metrics": {
             name: {key: value for key, value in asdict(score).items() if value is not None}
             for name, score in scores.metrics.items()

@@ -292,7 +292,13 @@ class Classification(Task):
 
 
 def _label_text(value: Any, where: str) -> str:
-    """A label as its name: integers and whole floats by their digits."""
+    """A label as its name: integers and whole floats by their digits.
+
+    Raises:
+        InputError: It is empty, or something else.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise InputError("the label is empty", where=where, hint="fill it in or remove the row")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (str, int)):

@@ -141,7 +141,7 @@ class Ner(Task):
     def blank(self, values: Mapping[str, Any]) -> bool:
         """Some sets end with a row without words."""
         tokens = values.get("token")
-        return isinstance(tokens, (list, tuple)) and not tokens
+        return isinstance(tokens, (list, tuple)) and not tokens and not values.get("tag")
 
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         if "token" in values:

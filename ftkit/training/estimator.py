@@ -20,7 +20,7 @@ from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.engine import Engine
 from ftkit.training.features import lengths
-from ftkit.training.generation import Writer, end_tokens
+from ftkit.training.generation import Writer, end_tokens, generation_config, said
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
@@ -422,6 +422,15 @@ class TrainedEstimator:
         ends = end_tokens(self.model, tokenizer) | head.closing(tokenizer)
         self.model.generation_config.eos_token_id = sorted(ends) or None
         self.model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How texts are written; empty where none are."""
+        if not isinstance(self.objective, WritingHead):
+            return {}
+        assert self.tokenizer is not None
+        stop = self.model.generation_config.eos_token_id
+        return said(generation_config(self.model, self.tokenizer, self.setup.generation, stop))
 
     def writer(self) -> Writer:
         """What writes texts with the model as it is now."""

@@ -17,7 +17,7 @@ from ftkit.training.processes import processes, shared
 from ftkit.training.sharding import is_sharded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _FEWEST_SHARED = 16
 """The shortest common beginning of prompts that is worth computing apart."""
@@ -49,8 +49,6 @@ class Writer:
         until: Sequence[str] = (),
         copied: bool = True,
     ) -> None:
-        from transformers import GenerationConfig
-
         self.device = processes().device
         self.precision = precision
         # Step by step, casting all weights for each token would cost more than the arithmetic.
@@ -63,8 +61,7 @@ class Writer:
         self.model.eval()
         self.tokenizer = tokenizer
         self.until = tuple(until)
-        pad = tokenizer.pad_token_id
-        self.config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
+        self.config = generation_config(model, tokenizer, settings, stop)
 
     def write(self, prompts: Sequence[list[int]], batch: int) -> list[str]:
         """What follows each prompt, in order; every process writes its share and gets all.
@@ -195,6 +192,26 @@ class Writer:
                 logits_to_keep=1,
             )["past_key_values"]
         return made if all(type(layer) is DynamicLayer for layer in made.layers) else None
+
+
+def generation_config(
+    model: Any, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], stop: Sequence[int] | None
+) -> GenerationConfig:
+    """How texts are written: by the settings, and where they say nothing, as the model's own configuration
+    says. That is what transformers does as well, only later, where nobody sees it.
+    """
+    from transformers import GenerationConfig
+
+    pad = tokenizer.pad_token_id
+    config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stop, use_cache=True)
+    config.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
+    return config
+
+
+def said(config: GenerationConfig) -> dict[str, Any]:
+    """What a configuration says, by name; for all else transformers' defaults hold."""
+    own = {"transformers_version", "_from_model_config"}
+    return {name: value for name, value in config.to_diff_dict().items() if name not in own}
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -132,6 +132,10 @@ class Estimator(Protocol):
 
     precision: str
 
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """How it writes texts, whatever the recipe or the model says of it; empty where it writes none."""
+
     def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
         """Load what is needed to learn; nothing is written yet."""
 

@@ -141,6 +141,13 @@ def test_rows(name: str, text: Callable[..., Path], refused: Refused) -> None:
     refused(3, "check", "recipe.yaml", says=f"{path}:2: {says}")
 
 
+def test_documents_that_hold_nothing_are_counted(text: Callable[..., Path], ftkit: Any) -> None:
+    path = text("language_modeling", [{"text": one} for one in ("the red card", "", " \t", None, "blue")])
+    done = ftkit("check", "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    assert f"train: 3 rows hold nothing and are left out (first: {path}:2)" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("task", "rows", "says"),
     [

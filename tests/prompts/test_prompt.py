@@ -90,6 +90,9 @@ def test_the_command_line(prompted: dict[str, Any], tmp_path: Path, ftkit: Calla
     assert json.loads(again.stdout)["metrics"] == scores["metrics"], "the shots are those of the run"
     answer = ftkit("predict", "run", "--text", "the red card")
     assert answer.returncode == 0, answer.stderr
+    nothing = ftkit("predict", "run", "-", "--explain", input="")
+    assert nothing.returncode == 3
+    assert "standard input: there are no rows to predict for" in nothing.stderr
     card = (tmp_path / "run/README.md").read_text()
     assert "No weights were trained" in card
     merged = ftkit("export", "run")

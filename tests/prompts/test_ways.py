@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 import ftkit
@@ -82,10 +84,11 @@ def test_a_cloze_scores_the_words_in_the_mask(
     model = AutoModelForMaskedLM.from_pretrained(whole("bert")).eval()
     (one,) = explained(run, ["the red card"])
     shot = one["shots"][0]
-    assert one["prompt"].startswith(f"{shot['fields']['text']} it is {shot['answer']} .\n\n")
+    solved = f"{shot['fields']['text']} it is {shot['answer']} .\n\n"
+    assert one["prompt"] == f"{solved}the red card it is [MASK] ."
     for candidate in one["candidates"]:
         count = len(candidate["text"].split())
-        text = one["prompt"] + " ".join([tokenizer.mask_token] * count) + " ."
+        text = one["prompt"].replace("[MASK]", " ".join(["[MASK]"] * count))
         inputs = tokenizer(text, return_tensors="pt")
         places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
         words = tokenizer(candidate["text"], add_special_tokens=False)["input_ids"]
@@ -310,6 +313,31 @@ def test_generated_labels_can_be_kept_to_the_candidates(
         assert {row["prediction"] for row in rows(kept.run)} <= set(LABELS)
 
 
+def test_how_texts_are_written_is_recorded(
+    asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Also what no recipe says, but the model's own configuration."""
+    folder = tmp_path / "own"
+    shutil.copytree(whole("gpt2"), folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(own | {"repetition_penalty": 1.3}))
+    tree = asking(prompt="intent", answer="generate") | {"model": {"name_or_path": str(folder)}}
+    run = ftkit.evaluate(tree | {"generation": {"max_new_tokens": 3, "top_k": 5, "do_sample": True}}).run
+    said = dict(run.manifest["generation"])
+    assert run.metrics["generation"] == said
+    assert (said.pop("until"), said.pop("constrained")) == (["\n\n"], False)
+    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1}
+    assert said | given | {"repetition_penalty": 1.3, "eos_token_id": [0], "pad_token_id": 0} == said
+    # As transformers has it, defaults aside.
+    settings = GenerationConfig(**given, eos_token_id=[0], pad_token_id=0, use_cache=True)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    effective = model._prepare_generation_config(settings)[0].to_dict()
+    assert {name: effective[name] for name in said} == said
+    ranked = ftkit.evaluate(asking() | {"output_dir": str(tmp_path / "ranked")}).run
+    assert ranked.manifest["generation"] == {}
+    assert "generation" not in ranked.metrics
+
+
 ENTITY_ROWS = [
     {"tokens": ["Ann", "Lee", "lives", "in", "Oslo"], "ner_tags": ["B-PER", "I-PER", "O", "O", "B-LOC"]},
     {"tokens": ["the", "red", "card"], "ner_tags": ["O", "O", "O"]},
@@ -532,6 +560,16 @@ def test_what_cannot_be_asked(name: str, asking: Callable[..., dict[str, Any]]) 
     with pytest.raises(FtkitError) as caught:
         ftkit.evaluate(tree)
     assert says in str(caught.value)
+
+
+def test_a_candidate_without_a_token(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, ftkit: Callable[..., Any]
+) -> None:
+    tree = asking("bert", template="{{ text }} is {{ mask }}", answer="cloze", verbalizer={"red": " "})
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    done = ftkit("eval", "recipe.yaml")
+    assert done.returncode == 3
+    assert "test.csv:2: the answer ' ' has no token of its own" in done.stderr
 
 
 def test_shots_need_a_training_split(asking: Callable[..., dict[str, Any]], colours: Path) -> None:
