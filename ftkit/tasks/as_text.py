@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ftkit.errors import InputError
 from ftkit.questions import pair_fields
 from ftkit.records import Entities, Prediction, Record, Span, Writing
+from ftkit.words import entities_by_characters
 
 if TYPE_CHECKING:
     from ftkit.prompts.template import Template
@@ -236,13 +237,7 @@ def written_entities(target: Entities, form: str = "inline", names: Mapping[str,
     return " ".join(f"[{kind}] {words}" for kind, words in pairs) or NONE
 
 
-def read_entities(
-    text: str,
-    record: Record,
-    labels: Mapping[str, str],
-    settle: Callable[[Sequence[Span], Record], Entities],
-    form: str = "inline",
-) -> Prediction:
+def read_entities(text: str, record: Record, labels: Mapping[str, str], form: str = "inline") -> Prediction:
     """The entities that a text names, found again in the record's text; `labels` holds the type that each
     written name stands for.
 
@@ -250,7 +245,7 @@ def read_entities(
     not hold, or of a type that there is not, is left out, and the prediction failed.
     """
     if _plain(text) == NONE:
-        return Prediction(settle((), record))
+        return Prediction(entities_by_characters((), record))
     spans: list[Span] = []
     pairs, odd = _PARSERS[form](text)
     last = 0
@@ -262,7 +257,8 @@ def read_entities(
             continue
         spans.append(Span(*place, labels[label]))
         last = place[1]
-    return Prediction(settle(sorted(spans, key=lambda span: span.start), record), failed="; ".join(odd))
+    found = entities_by_characters(sorted(spans, key=lambda span: span.start), record)
+    return Prediction(found, failed="; ".join(odd))
 
 
 def _inline(text: str) -> tuple[list[tuple[str, str]], list[str]]:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ftkit.errors import UsageError
-from ftkit.records import Entities, Prediction, Record, Span
+from ftkit.records import Entities, Prediction, Record
 from ftkit.tagging import OUTSIDE, chunks
 from ftkit.training.features import FeatureTable
 from ftkit.training.heads import Encoded, Features, Objective
 from ftkit.training.windows import window_of, windows
+from ftkit.words import span_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -178,7 +179,7 @@ class TokenHead(Objective):
         sure = probabilities[numpy.arange(len(best)), best]
         tags = _bridged([self.tags[number] for number in best], seen.tolist())
         spans = tuple(
-            Span(record.words[start][0], record.words[end - 1][1], kind, float(sure[start:end].mean()))
+            span_of((start, end, kind), record.words, score=float(sure[start:end].mean()))
             for start, end, kind in chunks(tags)
         )
         return Prediction(Entities(spans, tags, record.text, record.words))
