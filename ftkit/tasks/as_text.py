@@ -162,10 +162,16 @@ def text_usage(
     auto_class: str, generation: Mapping[str, Any], *, template: str | None, asked: str
 ) -> list[str]:
     """Python lines that let `model` and `tokenizer` write an answer."""
-    family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
-    prompt = (template or default_template(family, asked, paired=False)).replace("{{ text }}", "...")
+    family = writing_family(auto_class)
+    prompt = template or default_template(family, asked, paired=False)
+    prompt = prompt.replace("{{ text }}", "...").replace("{{ text_pair }}", "...")
     inputs = f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
     return generation_lines(family, inputs, generation)
+
+
+def writing_family(auto_class: str) -> str:
+    """The family of models that write, by the transformers auto class that loads them."""
+    return "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
 
 
 def generation_lines(family: str, inputs: str, generation: Mapping[str, Any]) -> list[str]:
