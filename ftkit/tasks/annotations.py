@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from ftkit.errors import InputError
@@ -179,7 +179,7 @@ def _odd_place(records: Sequence[Record]) -> str:
 
     def odd(number: int) -> bool:
         try:
-            find_scheme(map(tags_read, records[: number + 1]))
+            find_scheme(map(tags_read, islice(records, number + 1)))
         except ValueError:
             return True
         return False
