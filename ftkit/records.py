@@ -44,6 +44,28 @@ class Entities:
 
 
 @dataclass(frozen=True, slots=True)
+class RawTags:
+    """Entities as read, before the scheme and the types of the data are known: a tag a word.
+
+    Attributes:
+        tags: In the scheme of the data; at least one.
+    """
+
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RawSpans:
+    """Entities as read, before the types of the data are known: characters, which may cut words.
+
+    Attributes:
+        spans: In the order of the text; they do not overlap.
+    """
+
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation.
 
@@ -77,8 +99,9 @@ class Writing:
     start: int = -1
 
 
-Target: TypeAlias = str | tuple[str, ...] | Entities | float | Writing
-"""What is asked of a row: one label, the set of its labels (sorted), its entities, a number, or a text."""
+Target: TypeAlias = str | tuple[str, ...] | Entities | RawTags | RawSpans | float | Writing
+"""What is asked of a row: one label, the set of its labels (sorted), its entities (raw until the task
+settles them), a number, or a text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
         InputError: Data or tokenizer are not as the recipe needs them.
     """
     from ftkit.models import fresh, loading
-    from ftkit.training.language_head import IGNORED
+    from ftkit.training.heads import IGNORED
     from ftkit.training.packing import Packed
 
     dataset = load_records(recipe.data, recipe.task)

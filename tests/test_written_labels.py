@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 import ftkit
 from ftkit.records import Entities, Record, Span
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
-from ftkit.tasks.ner import _entities_of, words_of
 from ftkit.training.question_head import QuestionHead
+from ftkit.words import entities_by_characters, words_of
 
 LABELS = ("order_status", "refund")
 
@@ -66,17 +66,17 @@ TEXT = "Ann met Ann Lee in New  York, not in Annapolis."
 )
 def test_entities_are_found_again(written: str, spans: list, failed: str) -> None:
     record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
-    found = read_entities(written, record, {"PER": "PER", "LOC": "LOC"}, _entities_of)
+    found = read_entities(written, record, {"PER": "PER", "LOC": "LOC"})
     assert found.value.spans == tuple(Span(*span) for span in spans)
     assert found.failed == failed
 
 
 def test_entities_round_trip() -> None:
     record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
-    target = _entities_of((Span(0, 3, "PER"), Span(8, 15, "PER"), Span(19, 28, "LOC")), record)
+    target = entities_by_characters((Span(0, 3, "PER"), Span(8, 15, "PER"), Span(19, 28, "LOC")), record)
     assert isinstance(target, Entities)
     types = {"PER": "PER", "LOC": "LOC"}
-    assert read_entities(written_entities(target), record, types, _entities_of).value == target
+    assert read_entities(written_entities(target), record, types).value == target
 
 
 @pytest.fixture

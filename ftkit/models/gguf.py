@@ -7,7 +7,6 @@ the file's SHA-256; every later run begins from there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ftkit.errors import InputError
+from ftkit.files import cache_folder, file_sha256
 
 log = logging.getLogger("ftkit")
 
@@ -151,16 +151,9 @@ def _forward(file: BinaryIO, size: int) -> None:
     file.seek(size, os.SEEK_CUR)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def cached_folder(digest: str) -> Path:
-    """Where the file with this SHA-256 is unpacked to: `~/.cache/ftkit/gguf`, by the XDG rules."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "ftkit" / "gguf" / digest
+    """Where the file with this SHA-256 is unpacked to."""
+    return cache_folder("gguf") / digest
 
 
 def unpacked(path: Path) -> Path:
@@ -169,7 +162,7 @@ def unpacked(path: Path) -> Path:
     Raises:
         InputError: The package `gguf` is missing, transformers cannot read the file, or the disk is full.
     """
-    folder = cached_folder(sha256(path))
+    folder = cached_folder(file_sha256(path))
     if folder.is_dir():
         return folder
     from huggingface_hub.errors import StrictDataclassError
@@ -224,5 +217,5 @@ def _unpack_to(path: Path, folder: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.generation_config = GenerationConfig.from_model_config(config)
     model.save_pretrained(folder)
-    source = {"file": path.name, "sha256": sha256(path)}
+    source = {"file": path.name, "sha256": file_sha256(path)}
     (folder / "ftkit_gguf.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")

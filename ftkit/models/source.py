@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from ftkit.component import Block
 from ftkit.errors import InputError
+from ftkit.files import file_sha256
 from ftkit.models import gguf
 
 PACKAGE_PREFIX = "package:"
@@ -220,7 +221,7 @@ class Located:
     def sha256(self) -> str | None:
         """SHA-256 of the weights; `None` for a Hub id."""
         if self.gguf is not None:
-            return gguf.sha256(self.gguf)
+            return file_sha256(self.gguf)
         return None if self.folder is None else weights_sha256(self.folder)
 
 

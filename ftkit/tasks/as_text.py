@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ftkit.errors import InputError
 from ftkit.questions import pair_fields
 from ftkit.records import Entities, Prediction, Record, Span, Writing
+from ftkit.words import entities_by_characters
 
 if TYPE_CHECKING:
     from ftkit.prompts.template import Template
@@ -161,10 +162,16 @@ def text_usage(
     auto_class: str, generation: Mapping[str, Any], *, template: str | None, asked: str
 ) -> list[str]:
     """Python lines that let `model` and `tokenizer` write an answer."""
-    family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
-    prompt = (template or default_template(family, asked, paired=False)).replace("{{ text }}", "...")
+    family = writing_family(auto_class)
+    prompt = template or default_template(family, asked, paired=False)
+    prompt = prompt.replace("{{ text }}", "...").replace("{{ text_pair }}", "...")
     inputs = f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
     return generation_lines(family, inputs, generation)
+
+
+def writing_family(auto_class: str) -> str:
+    """The family of models that write, by the transformers auto class that loads them."""
+    return "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
 
 
 def generation_lines(family: str, inputs: str, generation: Mapping[str, Any]) -> list[str]:
@@ -236,13 +243,7 @@ def written_entities(target: Entities, form: str = "inline", names: Mapping[str,
     return " ".join(f"[{kind}] {words}" for kind, words in pairs) or NONE
 
 
-def read_entities(
-    text: str,
-    record: Record,
-    labels: Mapping[str, str],
-    settle: Callable[[Sequence[Span], Record], Entities],
-    form: str = "inline",
-) -> Prediction:
+def read_entities(text: str, record: Record, labels: Mapping[str, str], form: str = "inline") -> Prediction:
     """The entities that a text names, found again in the record's text; `labels` holds the type that each
     written name stands for.
 
@@ -250,7 +251,7 @@ def read_entities(
     not hold, or of a type that there is not, is left out, and the prediction failed.
     """
     if _plain(text) == NONE:
-        return Prediction(settle((), record))
+        return Prediction(entities_by_characters((), record))
     spans: list[Span] = []
     pairs, odd = _PARSERS[form](text)
     last = 0
@@ -262,7 +263,8 @@ def read_entities(
             continue
         spans.append(Span(*place, labels[label]))
         last = place[1]
-    return Prediction(settle(sorted(spans, key=lambda span: span.start), record), failed="; ".join(odd))
+    found = entities_by_characters(sorted(spans, key=lambda span: span.start), record)
+    return Prediction(found, failed="; ".join(odd))
 
 
 def _inline(text: str) -> tuple[list[tuple[str, str]], list[str]]:

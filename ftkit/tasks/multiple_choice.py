@@ -17,6 +17,7 @@ from ftkit.tasks.as_text import (
     read_label,
     rendered,
     text_refusal,
+    writing_family,
     writing_objective,
 )
 from ftkit.tasks.base import Field, Task
@@ -168,7 +169,7 @@ class MultipleChoice(Task):
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
         from ftkit.prompts.template import Template
 
-        family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+        family = writing_family(auto_class)
         fields = {
             "question": "...",
             "choices": "A. ...\nB. ...",

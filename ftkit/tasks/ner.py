@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
 from pydantic import field_validator
 
 from ftkit.errors import InputError
-from ftkit.records import Entities, Prediction, Record, Span
-from ftkit.tagging import (
-    PLAIN,
-    Scheme,
-    bio_tags,
-    chunks,
-    find_scheme,
-    illegal_transitions,
-    split_tag,
-    tag_names,
+from ftkit.records import Entities, Prediction, RawSpans, RawTags, Record, Span
+from ftkit.tagging import Scheme, bio_tags, chunks, illegal_transitions, tag_names
+from ftkit.tasks.annotations import (
+    read_spans,
+    read_tags,
+    read_tokens,
+    scheme_of,
+    spans_read,
+    tag_place,
+    tags_read,
+    types_named,
+    types_read,
 )
 from ftkit.tasks.as_text import (
     ENTITY_FORMS,
@@ -38,6 +37,7 @@ from ftkit.tasks.as_text import (
 )
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
+from ftkit.words import chunks_touched, entities_by_words, words_joined, words_of
 
 if TYPE_CHECKING:
     from ftkit.questions import Questions
@@ -151,62 +151,25 @@ class Ner(Task):
         if not words:
             raise InputError("the text holds no word", where=where, hint="remove the row or fill it in")
         spans = values.get("entities")
-        return Record(
-            text, where=where, words=words, target=None if spans is None else _spans(spans, text, where)
-        )
+        target = None if spans is None else read_spans(spans, text, where)
+        return Record(text, where=where, words=words, target=target)
 
     def _of_tokens(self, values: Mapping[str, Any], where: str) -> Record:
-        tokens = _list(values["token"], "tokens", where)
-        for number, token in enumerate(tokens, 1):
-            if not isinstance(token, str) or not token.strip():
-                what = "is empty" if isinstance(token, str) else f"is {token!r}, not a string"
-                raise InputError(f"token {number} of {len(tokens)} {what}", where=where, hint=_WORD_HINT)
-        words, start = [], 0
-        for token in tokens:
-            words.append((start, start + len(token)))
-            start += len(token) + 1
+        tokens = read_tokens(values["token"], where)
         tags = values.get("tag")
-        target = None if tags is None else self._raw_tags(tags, tokens, where)
-        return Record(
-            text_of(" ".join(tokens), "text", where), where=where, words=tuple(words), target=target
-        )
-
-    def _raw_tags(self, tags: Any, tokens: Sequence[str], where: str) -> tuple[str, ...]:
-        tags = _list(tags, "tags", where)
-        if len(tags) != len(tokens):
-            raise InputError(
-                f"{len(tokens)} tokens but {len(tags)} tags", where=where, hint="each token needs a tag"
-            )
-        return tuple(
-            self._raw_tag(tag, f"{where}, word {n} ({tokens[n - 1]!r:.40})") for n, tag in enumerate(tags, 1)
-        )
-
-    def _raw_tag(self, tag: Any, where: str) -> str:
-        if isinstance(tag, str) and tag.strip() and not (self.tag_names and tag.isdecimal()):
-            return tag.strip()
-        number = int(tag) if isinstance(tag, str) and tag.isdecimal() else tag
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise InputError(f"the tag is {tag!r}, not a name or a number", where=where)
-        if self.tag_names is None:
-            raise InputError(
-                f"the tag is the number {number}", where=where,
-                hint="name the tags with task.tag_names, such as [O, B-PER, I-PER]",
-            )  # fmt: skip
-        if not 0 <= number < len(self.tag_names):
-            raise InputError(
-                f"the tag is the number {number}, but task.tag_names has {len(self.tag_names)} names",
-                where=where,
-            )
-        return self.tag_names[number]
+        target = None if tags is None else read_tags(tags, tokens, self.tag_names, where)
+        text = text_of(" ".join(tokens), "text", where)
+        return Record(text, where=where, words=words_joined(tokens), target=target)
 
     # Labels -----------------------------------------------------------------------------
 
     def find_labels(self, train: Sequence[Record], declared: Sequence[str]) -> tuple[str, ...]:
         if self.labels:
             return tuple(self.labels)
-        raw = set(self._types(train))
-        types = _types_named(declared or self.tag_names or ()) or tuple(sorted(raw))
-        if not raw:
+        scheme = self._scheme(train)
+        seen = {kind for record in train for kind in types_read(record, scheme)}
+        types = types_named(declared or self.tag_names or ()) or tuple(sorted(seen))
+        if not seen:
             raise InputError(
                 "no training row holds an entity: there is nothing to learn",
                 where=re.sub(r":\d+$| (item|row) \d+$", "", train[0].where) if train else "",
@@ -226,10 +189,10 @@ class Ner(Task):
         first = ""
         for record in records:
             after = self._settled(record, labels, scheme)
-            for number in illegal_transitions(_tags(record) or (), scheme):
+            for number in illegal_transitions(tags_read(record), scheme):
                 illegal += 1
-                first = first or _tag_named(record, number)
-            read = _spans_read(record)
+                first = first or tag_place(record, number)
+            read = spans_read(record)
             found = after.target.spans if isinstance(after.target, Entities) else ()
             empty += isinstance(after.target, Entities) and not found
             lost += max(0, len(read) - len(found))
@@ -250,52 +213,22 @@ class Ner(Task):
             )
 
     def _scheme(self, records: Sequence[Record]) -> Scheme:
-        """The scheme of a split; what cannot be read is named with its row."""
-        if self.scheme == "plain":
-            return PLAIN
-        try:
-            scheme = find_scheme(_tags(record) or () for record in records)
-        except ValueError as error:
-            raise InputError(str(error), where=self._odd_place(records), hint=_SCHEME_HINT) from None
-        for record in records:
-            for number, tag in enumerate(_tags(record) or (), 1):
-                try:
-                    split_tag(tag, scheme)
-                except ValueError as error:
-                    where = f"{record.where}, word {number}"
-                    raise InputError(str(error), where=where, hint=_SCHEME_HINT) from None
-        return scheme
-
-    def _odd_place(self, records: Sequence[Record]) -> str:
-        """The first row whose tags do not go with those before it."""
-
-        def odd(number: int) -> bool:
-            try:
-                find_scheme(_tags(record) or () for record in islice(records, number + 1))
-            except ValueError:
-                return True
-            return False
-
-        return records[bisect_left(range(len(records)), True, key=odd)].where
+        return scheme_of(records, plain=self.scheme == "plain")
 
     def _settled(self, record: Record, labels: Sequence[str], scheme: Scheme) -> Record:
-        if record.target is None:
-            return record
-        tags = _tags(record)
-        if tags is None:
-            spans = cast("tuple[Span, ...]", record.target)
-            for span in spans:
-                self._refuse_unseen(
-                    span.label, labels, f"{record.where}, {record.text[span.start : span.end]!r:.40}"
-                )
-            found = _words_touched(spans, record.words)
-        else:
-            found = chunks(tags, scheme)
-            for start, _, kind in found:
-                self._refuse_unseen(kind, labels, f"{record.where}, word {start + 1} ({tags[start]})")
-        tags = bio_tags(found, len(record.words))
-        target = Entities(spans_of(found, record.words), tags, record.text, record.words)
-        return replace(record, target=target)
+        match record.target:
+            case RawTags(tags):
+                found = chunks(tags, scheme)
+                for start, _, kind in found:
+                    self._refuse_unseen(kind, labels, f"{record.where}, word {start + 1} ({tags[start]})")
+            case RawSpans(spans):
+                found = chunks_touched(spans, record.words)
+                for span in spans:
+                    inside = record.text[span.start : span.end]
+                    self._refuse_unseen(span.label, labels, f"{record.where}, {inside!r:.40}")
+            case _:
+                return record
+        return replace(record, target=entities_by_words(found, record))
 
     def _refuse_unseen(self, kind: str, labels: Sequence[str], where: str) -> None:
         if kind in labels:
@@ -310,15 +243,6 @@ class Ner(Task):
             where=where,
             hint=f"types: {shown}",
         )
-
-    def _types(self, records: Sequence[Record]) -> Iterator[str]:
-        scheme = self._scheme(records)
-        for record in records:
-            tags = _tags(record)
-            if tags is not None:
-                yield from (kind for tag in tags if (kind := split_tag(tag, scheme)[1]))
-            elif record.target is not None:
-                yield from (span.label for span in cast("tuple[Span, ...]", record.target))
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
         return (
@@ -360,9 +284,7 @@ class Ner(Task):
                 template=self.template,
                 asked="Entities",
                 write=lambda record: written_entities(cast("Entities", record.target)),
-                read=lambda text, record: read_entities(
-                    text, record, {name: name for name in labels}, _entities_of
-                ),
+                read=lambda text, record: read_entities(text, record, {name: name for name in labels}),
                 label_smoothing=label_smoothing,
             )
         from ftkit.training.token_head import TokenHead
@@ -392,7 +314,7 @@ class Ner(Task):
             fields=pair_fields,
             shared={"labels": ", ".join(names.values()), "form": ENTITY_FORMS[entity_format]},
             write=lambda record: written_entities(cast("Entities", record.target), entity_format, names),
-            read=lambda text, record: read_entities(text, record, meant, _entities_of, entity_format),
+            read=lambda text, record: read_entities(text, record, meant, entity_format),
         )
 
     # Results ----------------------------------------------------------------------------
@@ -429,156 +351,6 @@ class Ner(Task):
 
     def pipeline_options(self) -> dict[str, Any]:
         return {"aggregation_strategy": "first"}
-
-
-_WORD_HINT = "tokens are strings with at least one character; remove the token and its tag, or fill it in"
-_SCHEME_HINT = (
-    "tags are O, or a prefix (B-, I-; E-, S-; L-, U-) and a type, or in all rows a bare type; "
-    "task.scheme: plain takes whole tags for types"
-)
-
-
-def words_of(text: str, pattern: str) -> tuple[tuple[int, int], ...]:
-    """The words of raw text by their characters.
-
-    Python's `\\w` matches no combining mark and no joiner, which would cut words of many scripts.
-
-    >>> words_of("Jose\u0301e, U.S.", r"\\w+|[^\\w\\s]")
-    ((0, 6), (6, 7), (8, 9), (9, 10), (10, 11), (11, 12))
-    """
-    words: list[tuple[int, int]] = []
-    marked = False
-    for match in re.finditer(pattern, text):
-        start, end = match.span()
-        touches = bool(words) and words[-1][1] == start < end
-        is_mark = touches and all(map(_is_mark, match[0]))
-        goes_on = touches and marked and match[0][0].isalnum() and text[words[-1][0]].isalnum()
-        if is_mark or goes_on:
-            words[-1] = (words[-1][0], end)
-        elif end > start:
-            words.append((start, end))
-        marked = is_mark
-    return tuple(words)
-
-
-def _is_mark(character: str) -> bool:
-    """A combining mark, or a joiner that stands inside words."""
-    return unicodedata.category(character).startswith("M") or character in "\u200c\u200d"
-
-
-def spans_of(found: Sequence[tuple[int, int, str]], words: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
-    """Entities by words as spans of characters.
-
-    >>> spans_of([(1, 3, "PER")], [(0, 3), (4, 7), (8, 12)])
-    (Span(start=4, end=12, label='PER', score=None),)
-    """
-    return tuple(Span(words[start][0], words[end - 1][1], kind) for start, end, kind in found)
-
-
-def _entities_of(spans: Sequence[Span], record: Record) -> Entities:
-    """Spans of a record's text as its entities, with a tag for each word."""
-    found = _words_touched(spans, record.words)
-    tags = bio_tags(found, len(record.words))
-    return Entities(spans_of(found, record.words), tags, record.text, record.words)
-
-
-def _words_touched(spans: Sequence[Span], words: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:
-    """The words that each span overlaps; one without a word of its own is left out."""
-    found: list[tuple[int, int, str]] = []
-    taken = 0
-    for span in spans:
-        inside = [n for n in range(taken, len(words)) if words[n][0] < span.end and words[n][1] > span.start]
-        if inside:
-            taken = inside[-1] + 1
-            found.append((inside[0], taken, span.label))
-    return found
-
-
-def _types_named(names: Sequence[str]) -> tuple[str, ...]:
-    """The types in the names of tags, in their order; names without prefixes are types themselves.
-
-    >>> _types_named(["O", "B-LOC", "I-LOC", "B-PER"]), _types_named(["O", "person", "e-mail"])
-    (('LOC', 'PER'), ('person', 'e-mail'))
-    """
-    known = [name for name in names if name != "O"]
-    try:
-        return tuple(dict.fromkeys(split_tag(name)[1] for name in known))
-    except ValueError:
-        return tuple(known)
-
-
-def _tags(record: Record) -> tuple[str, ...] | None:
-    """The tags of a record as read; `None` where it has spans or no answer."""
-    target = record.target
-    if not isinstance(target, tuple) or (target and not isinstance(target[0], str)):
-        return None
-    return target if target else None
-
-
-def _tag_named(record: Record, number: int) -> str:
-    """A tag with its word and its place."""
-    start, end = record.words[number]
-    tag = (_tags(record) or ())[number]
-    return f"{record.where}, word {number + 1}, {record.text[start:end]!r} {tag}"
-
-
-def _spans_read(record: Record) -> tuple[Any, ...]:
-    """The spans that a record was read with; of tags there are none yet."""
-    return record.target if isinstance(record.target, tuple) and _tags(record) is None else ()
-
-
-def _list(value: Any, what: str, where: str) -> list[Any]:
-    if isinstance(value, (list, tuple)) and value:
-        return list(value)
-    raise InputError(
-        f"the {what} are {value!r:.80}, not a list" if value not in ([], ()) else f"the row has no {what}",
-        where=where,
-        hint='a row holds lists, such as {"tokens": ["Paris", "fell"], "ner_tags": ["B-LOC", "O"]}; a file '
-        "with a word a line is read with data.format: conll",
-    )
-
-
-def _spans(value: Any, text: str, where: str) -> Any:
-    """Character spans as annotation tools write them: objects, or [start, end, label]."""
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"the entities are {value!r:.80}, not a list", where=where, hint=_SPAN_HINT)
-    spans = sorted((_span(one, text, where) for one in value), key=lambda span: (span.start, span.end))
-    for left, right in pairwise(spans):
-        if right.start < left.end:
-            raise InputError(
-                f"the entities {text[left.start : left.end]!r:.40} ({left.start}-{left.end}) and "
-                f"{text[right.start : right.end]!r:.40} ({right.start}-{right.end}) overlap",
-                where=where,
-                hint="a word has one tag: keep one of them",
-            )
-    return tuple(spans)
-
-
-def _span(value: Any, text: str, where: str) -> Span:
-    if isinstance(value, Mapping):
-        parts = [value.get("start"), value.get("end"), value.get("label", value.get("type"))]
-    else:
-        parts = list(value) if isinstance(value, (list, tuple)) else []
-    match parts:
-        case [int(start), int(end), str(label)] if label.strip() and bool not in map(type, parts):
-            pass
-        case _:
-            raise InputError(f"the entity {value!r:.80} is no span", where=where, hint=_SPAN_HINT)
-    if not 0 <= start < end <= len(text):
-        raise InputError(
-            f"the entity {start}-{end} ({label}) is empty or lies beyond the text's {len(text)} characters",
-            where=where,
-            hint="start counts from 0, end is exclusive, both in characters",
-        )
-    inside = text[start:end]
-    if not inside.strip():
-        raise InputError(f"the entity {start}-{end} ({label}) holds white space only", where=where)
-    return Span(
-        start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), label.strip()
-    )
-
-
-_SPAN_HINT = 'entities are objects such as {"start": 0, "end": 5, "label": "PER"}, or [0, 5, "PER"]'
 
 
 def _span_json(span: Span, record: Record) -> dict[str, Any]:

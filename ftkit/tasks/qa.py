@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
@@ -12,7 +11,7 @@ from pydantic import PositiveInt, field_validator
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record, Writing
-from ftkit.tasks.as_text import checked_template, generation_lines, writing_head
+from ftkit.tasks.as_text import checked_template, text_refusal, text_usage, writing_family, writing_head
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
 
@@ -68,9 +67,9 @@ class QuestionAnswering(Task):
         return ["normalized_exact_match", "token_f1"]
 
     def refusal(self, family: str, metrics: Sequence[str]) -> str:
-        if self.writes and family == "encoder":
-            return "formulation: text needs a model that writes; an encoder does not"
-        if not self.writes and family == "encoder_decoder":
+        if self.writes:
+            return text_refusal(family)
+        if family == "encoder_decoder":
             return "an encoder-decoder writes the answer: set task.formulation: text"
         return ""
 
@@ -112,7 +111,7 @@ class QuestionAnswering(Task):
         if self.writes:
             return writing_head(
                 family,
-                template=self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else ""),
+                template=self._read_by(family),
                 asked="",
                 write=lambda record: cast("Writing", record.target).text or _NO_ANSWER,
                 read=_read,
@@ -125,14 +124,14 @@ class QuestionAnswering(Task):
             stride=self.stride, longest=self.max_answer_length, answerable=answerable and bool(train)
         )
 
+    def _read_by(self, family: str) -> str:
+        """The template of what a model of the family reads, where it writes the answer."""
+        return self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else "")
+
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
         if self.writes:
-            family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
-            prompt = (self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else "")).replace(
-                "{{ text }}", "..."
-            )
-            prompt = json.dumps(prompt.replace("{{ text_pair }}", "..."), ensure_ascii=False)
-            return generation_lines(family, f'tokenizer({prompt}, return_tensors="pt")', generation)
+            template = self._read_by(writing_family(auto_class))
+            return text_usage(auto_class, generation, template=template, asked="")
         return [
             'inputs = tokenizer("...", "...", return_tensors="pt")  # the question, the context',
             "found = model(**inputs)",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record, Writing
-from ftkit.tasks.as_text import generation_lines
+from ftkit.tasks.as_text import generation_lines, writing_family
 from ftkit.tasks.base import Task
 from ftkit.tasks.reading import text_of
 
@@ -77,7 +77,7 @@ class WritingTask(Task):
         """A Python expression for what a model of the family reads, from `tokenizer`."""
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
-        family = "encoder_decoder" if "Seq2Seq" in auto_class else "decoder"
+        family = writing_family(auto_class)
         return generation_lines(family, self.example_inputs(family), generation)
 
     def template_options(self) -> dict[str, Any]:

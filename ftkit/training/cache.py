@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from ftkit.files import cache_folder, file_sha256
 from ftkit.records import Record
 from ftkit.training.features import FeatureTable, mapped
 from ftkit.training.heads import Encoded, Objective
@@ -69,18 +70,12 @@ def encode_once(
     if state is None:
         return encode(records, tokenizer, max_length)
     settings = [training, type(objective).__name__, _settings(objective), task, max_length, state]
-    folder = cache_folder() / _key(settings, records)
+    folder = cache_folder("tokenized") / _key(settings, records)
     with processes().local_main_process_first():
         if found := _look_up(folder, records):
             return found
         _say("tokenizing %s rows", records)
         return _keep(folder, records, encode(records, tokenizer, max_length))
-
-
-def cache_folder() -> Path:
-    """Where entries are: `~/.cache/ftkit/tokenized`, by the XDG rules."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "ftkit" / "tokenized"
 
 
 # Keys -----------------------------------------------------------------------------------
@@ -161,7 +156,7 @@ def _opened(folder: Path, index: dict[str, Any]) -> Encoded:
         ValueError: One is not as it was written.
     """
     for name, expected in index["files"].items():
-        if _sha256(folder / name) != expected:
+        if file_sha256(folder / name) != expected:
             raise ValueError(f"{name} has changed")
     return Encoded(
         FeatureTable.mapped(folder, index["names"], index["rows"]),
@@ -186,7 +181,7 @@ def _keep(folder: Path, records: Sequence[Record], encoded: Encoded) -> Encoded:
             "truncated": encoded.truncated,
             "notes": encoded.notes,
             "places": _places(records),
-            "files": {path.name: _sha256(path) for path in sorted(draft.iterdir())},
+            "files": {path.name: file_sha256(path) for path in sorted(draft.iterdir())},
         }
         (draft / _INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         try:
@@ -229,8 +224,3 @@ def _places(records: Sequence[Record]) -> str:
     for record in records:
         digest.update(f"{record.where}\n".encode())
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ is its own and is not described here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ from typing import Any
 import numpy
 import torch
 from safetensors.torch import load_file, save_file
+
+from ftkit.files import file_sha256
 
 log = logging.getLogger("ftkit")
 
@@ -38,7 +39,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     yield draft
     files = {}
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
-        files[str(path.relative_to(draft))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        files[str(path.relative_to(draft))] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
         _sync(path)
     manifest = draft / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
@@ -74,7 +75,7 @@ def _fault(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["size"] or _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != expected["size"] or file_sha256(path) != expected["sha256"]:
             return f"{name} is damaged"
     return ""
 
@@ -152,11 +153,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -14,8 +14,8 @@ import numpy
 from ftkit.errors import UsageError
 from ftkit.records import Prediction, Record, Writing
 from ftkit.training.features import FeatureTable
-from ftkit.training.heads import Encoded, Features
-from ftkit.training.language_head import IGNORED, Kind, LanguageHead
+from ftkit.training.heads import IGNORED, Encoded, Features
+from ftkit.training.language_head import Kind, LanguageHead
 from ftkit.training.token_head import special_tokens
 
 if TYPE_CHECKING:

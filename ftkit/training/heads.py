@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Features: TypeAlias = dict[str, Any]
 Batch: TypeAlias = dict[str, Tensor]
 
+IGNORED = -100
+"""The label of a position where nothing is learned."""
 _CHUNK = 1000
 
 

@@ -10,11 +10,8 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from ftkit.training.heads import Batch, Features, Objective
+from ftkit.training.heads import IGNORED, Batch, Features, Objective
 from ftkit.training.vocabulary import token_losses
-
-IGNORED = -100
-"""The label of a position where nothing is learned."""
 
 Kind = Literal["decoder", "encoder", "encoder_decoder"]
 

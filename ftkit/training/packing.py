@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ftkit.errors import UsageError
 from ftkit.training.features import lengths
-from ftkit.training.heads import Features
-from ftkit.training.language_head import IGNORED
+from ftkit.training.heads import IGNORED, Features
 
 _MOST_PLACES = 5
 _SAME = 1e-6

@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ftkit.errors import UsageError
-from ftkit.records import Entities, Prediction, Record, Span
+from ftkit.records import Entities, Prediction, Record
 from ftkit.tagging import OUTSIDE, chunks
 from ftkit.training.features import FeatureTable
-from ftkit.training.heads import Encoded, Features, Objective
+from ftkit.training.heads import IGNORED, Encoded, Features, Objective
 from ftkit.training.windows import window_of, windows
+from ftkit.words import span_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_IGNORED = -100
 _CHUNK = 1000
 Probabilities = NDArray[numpy.float32]
 
@@ -116,7 +116,7 @@ class TokenHead(Objective):
         rows = [row for row in rows if row["words"]] or rows[:1]
         if target:
             for row in rows:
-                row["labels"] = [_IGNORED] * len(row["input_ids"])
+                row["labels"] = [IGNORED] * len(row["input_ids"])
                 for word, position in zip(row["words"], row["positions"], strict=True):
                     row["labels"][position] = number[target.tags[word]]
         return rows
@@ -127,20 +127,20 @@ class TokenHead(Objective):
     # Losses -----------------------------------------------------------------------------
 
     def collate_labels(self, features: Sequence[Features], width: int) -> Tensor:
-        return torch.tensor([row["labels"] + [_IGNORED] * (width - len(row["labels"])) for row in features])
+        return torch.tensor([row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in features])
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = functional.cross_entropy(
             logits.float().transpose(1, 2),
             labels,
             reduction="none",
-            ignore_index=_IGNORED,
+            ignore_index=IGNORED,
             label_smoothing=self.label_smoothing,
         )
         return losses.sum(dim=1)
 
     def row_counts(self, labels: Tensor) -> Tensor:
-        return (labels != _IGNORED).sum(dim=1).float()
+        return (labels != IGNORED).sum(dim=1).float()
 
     # From logits to predictions ---------------------------------------------------------
 
@@ -179,7 +179,7 @@ class TokenHead(Objective):
         sure = probabilities[numpy.arange(len(best)), best]
         tags = _bridged([self.tags[number] for number in best], seen.tolist())
         spans = tuple(
-            Span(record.words[start][0], record.words[end - 1][1], kind, float(sure[start:end].mean()))
+            span_of((start, end, kind), record.words, score=float(sure[start:end].mean()))
             for start, end, kind in chunks(tags)
         )
         return Prediction(Entities(spans, tags, record.text, record.words))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record, Turn, Writing
 from ftkit.training.features import FeatureTable
-from ftkit.training.heads import Encoded
-from ftkit.training.language_head import IGNORED, LanguageHead
+from ftkit.training.heads import IGNORED, Encoded
+from ftkit.training.language_head import LanguageHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ftkit
 from ftkit.records import Record
 from ftkit.training.documents import DocumentHead
-from ftkit.training.language_head import IGNORED
+from ftkit.training.heads import IGNORED
 
 TEXTS = ["the red ball is good", "my blue phone", "it was bad and the film was on with that game", "a"]
 RECORDS = [Record(text, where=f"row {n}") for n, text in enumerate(TEXTS)]

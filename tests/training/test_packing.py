@@ -22,7 +22,7 @@ from ftkit.errors import UsageError
 from ftkit.showing import training_examples
 from ftkit.training.batches import Collator, EpochBatches, micro_batches
 from ftkit.training.documents import DocumentHead
-from ftkit.training.language_head import IGNORED
+from ftkit.training.heads import IGNORED
 from ftkit.training.packing import best_fit, joined
 
 SIZE = 160

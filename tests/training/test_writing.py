@@ -32,7 +32,7 @@ from ftkit.tasks.instruction import Instruction
 from ftkit.tasks.text2text import Text2Text
 from ftkit.training.batches import EpochBatches, micro_batches
 from ftkit.training.generation import Writer
-from ftkit.training.language_head import IGNORED
+from ftkit.training.heads import IGNORED
 from ftkit.training.writing import WritingHead
 
 ARCHITECTURES = ["gpt2", "llama", "t5"]

@@ -1,0 +1,164 @@
+"""Checkpoints of a Trainer that are whole, and from which training goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
+
+from ftkit.training import checkpoints, sharding
+
+
+class ResumableTrainer(Trainer):
+    """Saves all that the next step depends on, and takes it up again to the bit.
+
+    That is the weights that are trained, the states of the optimizer, the schedule, the fp16 scaler and
+    the random generators of every process, and the sums of the losses that the log divides. The files are
+    those of `ftkit.training.checkpoints`, also of a sharded model; DeepSpeed writes its own.
+
+    Args:
+        options: As `Trainer` takes them.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.losses_so_far: dict[str, Any] | None = None
+        super().__init__(**options)
+        self.add_callback(_ContinueLosses(self))
+
+    # Saving -----------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.is_deepspeed_enabled:
+            super()._save_checkpoint(model, trial)
+            return
+        run_folder = Path(self.args.output_dir)
+        folder = run_folder / f"checkpoint-{self.state.global_step}"
+        self._note_best(run_folder, folder)
+        weights = self.whole_weights(trained_only=True)
+        optimizer = self._whole_optimizer()
+        if self.args.should_save:
+            with checkpoints.whole_folder(folder) as draft:
+                self._write_checkpoint(draft, weights, optimizer)
+                self._save_other_ranks(draft)
+        else:
+            self._save_other_ranks(folder.with_name(f"tmp-{folder.name}"))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def _note_best(self, run_folder: Path, folder: Path) -> None:
+        """Trainer learns of the best checkpoint when it is saved."""
+        best = self.state.best_global_step
+        if self.args.save_strategy != SaveStrategy.NO and best:
+            best_folder = run_folder / f"checkpoint-{best}"
+            if best_folder == folder or best_folder.is_dir():
+                self.state.best_model_checkpoint = str(best_folder)
+
+    def _save_other_ranks(self, draft: Path) -> None:
+        """Every process writes its random state once the draft folder is there."""
+        self.accelerator.wait_for_everyone()
+        checkpoints.save_random_state(draft, self.args.process_index)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(
+        self, draft: Path, weights: dict[str, Tensor] | None, optimizer: dict[str, Any]
+    ) -> None:
+        if weights is None:
+            self.save_weights(draft)
+        else:
+            checkpoints.save_weights(weights, draft)
+        checkpoints.save_optimizer(optimizer, draft)
+        checkpoints.write_json(draft / "scheduler.json", self.lr_scheduler.state_dict())
+        if self.accelerator.scaler is not None:
+            checkpoints.write_json(draft / "scaler.json", self.accelerator.scaler.state_dict())
+        checkpoints.write_json(
+            draft / "losses.json",
+            {
+                "sum": self._tr_loss.item(),
+                "last_logged": self._globalstep_last_logged,
+                "total": self._total_loss_scalar,
+            },
+        )
+        stateful = [
+            c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)
+        ]
+        self.state.stateful_callbacks = {type(c).__name__: c.state() for c in stateful}
+        self.state.save_to_json(str(draft / "trainer_state.json"))
+
+    def whole_weights(self, *, trained_only: bool) -> dict[str, Tensor] | None:
+        """The weights of a sharded model, for which all processes are needed; `None` of any other."""
+        if not self.is_fsdp_enabled:
+            return None
+        return sharding.gather_weights(self.model, trained_only=trained_only)
+
+    def _whole_optimizer(self) -> dict[str, Any]:
+        if not self.is_fsdp_enabled:
+            return dict(self.optimizer.state_dict())
+        return sharding.gather_optimizer(self.model, self.optimizer)
+
+    def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the model (of adapters: them and what they save) as safetensors."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(folder, state_dict=weights, **extra)
+
+    # Restoring --------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            sharding.spread_weights(self.model, checkpoints.load_weights(Path(resume_from_checkpoint)))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        state = checkpoints.load_optimizer(folder)
+        if self.is_fsdp_enabled:
+            sharding.spread_optimizer(self.model, self.optimizer, state)
+        else:
+            self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(checkpoints.read_json(folder / "scheduler.json"))
+        self.losses_so_far = checkpoints.read_json(folder / "losses.json")
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        path = Path(checkpoint or "") / "scaler.json"
+        if checkpoint and self.accelerator.scaler is not None and path.is_file():
+            self.accelerator.scaler.load_state_dict(checkpoints.read_json(path))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_rng_state(checkpoint)
+            return
+        checkpoints.load_random_state(Path(checkpoint), self.args.process_index)
+
+
+class _ContinueLosses(TrainerCallback):
+    """Puts the sums of the losses so far back, so that a resumed log has the same lines."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if losses := self.trainer.losses_so_far:
+            self.trainer._tr_loss = torch.tensor(losses["sum"], device=args.device)
+            self.trainer._globalstep_last_logged = losses["last_logged"]
+            self.trainer._total_loss_scalar = losses["total"]
+            self.trainer._initial_global_step = 0
