@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.component import discover
 from ftkit.errors import UsageError
 from ftkit.families.base import Family
-from ftkit.models.source import read_config
+from ftkit.models.trust import read_config
 from ftkit.recipe import Recipe
 from ftkit.records import Record, Writing
 from ftkit.training.setup import Estimator, Head, Loaded, Setup

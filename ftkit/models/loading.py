@@ -38,7 +38,7 @@ def load_config(located: Located, source: ModelSource) -> Any:
     """Load the model's configuration; for a Hub id, this is the first download."""
     with explained(source.name):
         config = AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
-    source.check_downloaded(config.to_dict())
+    source.refuse_untrusted_code(config.to_dict())
     return config
 
 

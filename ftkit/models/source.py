@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,16 @@ from pydantic import Field, model_validator
 from ftkit.component import Block
 from ftkit.errors import InputError
 from ftkit.models import gguf
+from ftkit.models.trust import (
+    held,
+    read_config,
+    refuse_broken_weights,
+    refuse_unsafe_weights,
+    refuse_untrusted_code,
+    weights_sha256,
+)
 
 PACKAGE_PREFIX = "package:"
-_SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_LFS_POINTER = b"version https://git-lfs"
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
@@ -124,9 +127,9 @@ class ModelSource(Block):
         else:
             return Located(self.name_or_path, None, {})
         config = read_config(folder)
-        _refuse_untrusted_code(config, self)
-        _refuse_unsafe_weights(folder)
-        _refuse_broken_weights(folder)
+        self.refuse_untrusted_code(config)
+        refuse_unsafe_weights(folder)
+        refuse_broken_weights(folder)
         if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
             raise InputError(
                 "no tokenizer in this model folder",
@@ -170,9 +173,9 @@ class ModelSource(Block):
                 hint="install the version the recipe names, or correct model.sha256",
             )
 
-    def check_downloaded(self, config: Mapping[str, Any]) -> None:
-        """Refuse remote code in a configuration that came from the Hub."""
-        _refuse_untrusted_code(config, self)
+    def refuse_untrusted_code(self, config: Mapping[str, Any]) -> None:
+        """Refuse a configuration that brings code, unless the recipe trusts it."""
+        refuse_untrusted_code(config, name=self.name_or_path, trusted=self.trust_remote_code)
 
     def snippet(self) -> str:
         """Python lines that set `base` to what `from_pretrained` takes, for the model card."""
@@ -241,47 +244,6 @@ def _of_run(folder: Path) -> Path:
     return folder / "model"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a model folder's config.json.
-
-    Raises:
-        InputError: It is missing or not JSON.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(
-            "no config.json: this is not a model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
-        )
-    config = _read_object(path)
-    if not isinstance(config.get("model_type"), str):
-        raise InputError("names no model_type", where=str(path), hint="config.json comes with the weights")
-    return config
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"broken JSON: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise InputError("a JSON object is needed", where=str(path))
-    return value
-
-
-def _held(folder: Path) -> str:
-    return ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the safetensors weights (of the index and all parts, where they are several)."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.safetensors.index.json")):
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _in_package(name: str) -> Path:
     """The folder or file inside an installed package, found without importing the package."""
     package, _, rest = name.partition("/")
@@ -304,63 +266,6 @@ def _in_package(name: str) -> Path:
         raise InputError(
             f"the package {package!r} has no folder or file {rest!r}",
             where=str(root),
-            hint=f"it holds: {_held(root)}",
+            hint=f"it holds: {held(root)}",
         )
     return path
-
-
-def _refuse_untrusted_code(config: Mapping[str, Any], source: ModelSource) -> None:
-    """`auto_map` names classes to run from the model's files; a kernel id names code on the Hub."""
-    kernels = [value for key, value in config.items() if "attn_implementation" in key and "/" in str(value)]
-    if (config.get("auto_map") or kernels) and not source.trust_remote_code:
-        raise InputError(
-            "this model brings its own Python code, which is not run",
-            where=source.name_or_path,
-            hint="read that code; then set model.trust_remote_code: true with model.revision "
-            "pinned to a commit",
-        )
-
-
-def _refuse_unsafe_weights(folder: Path) -> None:
-    if any((folder / name).is_file() for name in _SAFE_WEIGHTS):
-        return
-    if any((folder / name).is_file() for name in _PICKLED_WEIGHTS):
-        raise InputError(
-            "the weights are a pickle (pytorch_model.bin), which can run code when it is loaded",
-            where=str(folder),
-            hint="convert them to model.safetensors on a machine you can spare, or take a "
-            "revision of the model that has safetensors",
-        )
-    raise InputError(
-        "no model.safetensors in this model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
-    )
-
-
-def _refuse_broken_weights(folder: Path) -> None:
-    """Look at headers and sizes: a download that was cut short shows here, not after the data is read."""
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    paths = [folder / "model.safetensors"]
-    if not paths[0].is_file():
-        parts = _read_object(index).get("weight_map")
-        if not isinstance(parts, dict) or not parts:
-            raise InputError("names no parts in `weight_map`", where=str(index))
-        paths = [folder / name for name in sorted(set(map(str, parts.values())))]
-    for path in paths:
-        if not path.is_file():
-            raise InputError("this part of the weights is missing", where=str(path))
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise InputError(
-                    "only a Git LFS pointer, not the weights", where=str(path), hint="git lfs pull"
-                )
-        try:
-            with safe_open(path, framework="numpy"):
-                pass
-        except SafetensorError as error:
-            raise InputError(
-                f"the weights are broken or cut short: {error}",
-                where=str(path),
-                hint="copy or download the file again",
-            ) from None
