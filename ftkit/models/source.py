@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ftkit.models.trust import (
 )
 
 PACKAGE_PREFIX = "package:"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
@@ -48,7 +50,7 @@ class ModelSource(Block):
     tokenizer: str | FreshTokenizer | None = None
     """With `from_config`: the tokenizer of that model (Hub id, folder or package), or how to train one."""
     revision: str | None = None
-    """Branch, tag or commit on the Hub."""
+    """Branch, tag or commit on the Hub, of the model or of the tokenizer of a fresh one."""
     max_length: Annotated[int, Field(ge=4)] | None = None
     """Longest input in tokens; by default what the model can take."""
     sha256: str | None = None
@@ -58,8 +60,9 @@ class ModelSource(Block):
 
     @model_validator(mode="after")
     def _pinned_code(self) -> ModelSource:
-        pinned = self.revision is not None and len(self.revision) == 40
-        if self.trust_remote_code and not self.is_local and not pinned:
+        pinned = _COMMIT.fullmatch(self.revision or "")
+        origins = [name for name in (self.name_or_path, self.tokenizer) if name and isinstance(name, str)]
+        if self.trust_remote_code and not pinned and not all(map(_is_local, origins)):
             raise ValueError(
                 "trust_remote_code needs a revision that is a full 40-character commit id: "
                 "code that can change under the recipe is not trusted"
@@ -90,11 +93,6 @@ class ModelSource(Block):
     @property
     def is_package(self) -> bool:
         return self.name_or_path.startswith(PACKAGE_PREFIX)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the weights lie on this machine, outside the Hub's cache."""
-        return self.is_package or self.is_gguf or Path(self.name_or_path).is_dir()
 
     @property
     def is_gguf(self) -> bool:
@@ -225,6 +223,12 @@ class Located:
         if self.gguf is not None:
             return gguf.sha256(self.gguf)
         return None if self.folder is None else weights_sha256(self.folder)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name stands for a folder or a package on this machine, even one that is not there."""
+    path = Path(name)
+    return name.startswith((PACKAGE_PREFIX, "./", "../", "~")) or path.is_absolute() or path.is_dir()
 
 
 def _of_run(folder: Path) -> Path:
