@@ -36,22 +36,21 @@ def make_estimator(
     from ftkit.models import loading
 
     source = recipe.model
-    located = source.locate()
     head = recipe.method.head(recipe.task.head(labels))
 
     def load() -> Loaded:
         if source.from_config is not None:
             return fresh()
-        ready = located.ready()
-        family = family_of(recipe, loading.load_config(ready, source).to_dict())
-        loaded = loading.load(ready, source, with_language_model(head, family))
+        located = source.locate().ready()
+        family = family_of(recipe, loading.load_config(located, source).to_dict())
+        loaded = loading.load(located, source, with_language_model(head, family))
         family.complete(loaded)
         return loaded
 
     def fresh() -> Loaded:
         from ftkit.models import fresh as maker
 
-        family = family_of(recipe, dict(located.config))
+        family = family_of(recipe, dict(source.from_config or {}))
         made = with_language_model(head, family)
         loaded = maker.build(source, made, family.name(), lambda: texts_of(train))
         family.complete(loaded)
@@ -110,8 +109,13 @@ def with_language_model(head: Head, family: type[Family]) -> Head:
 
 
 def finished_estimator(run: Run) -> Estimator:
-    """The estimator of a finished run, ready to predict."""
-    estimator = make_estimator(run.recipe, run.labels, max_length=run.max_length)
+    """The estimator of a finished run, ready to predict.
+
+    Raises:
+        InputError: The base model that its adapters or prompts need is gone, or no longer the same.
+    """
+    run.refuse_other_base()
+    estimator = make_estimator(run.pinned, run.labels, max_length=run.max_length)
     estimator.load(Path(run.folder) / "model", ())
     return estimator
 

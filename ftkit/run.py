@@ -50,6 +50,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.manifest = manifest
+        self._commit: str | None = None
 
     # Opening ----------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Run:
             )
         return self
 
-    # While it runs ----------------------------------------------------------------------
+    # What it is -------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -181,6 +182,46 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
+    # The base model ---------------------------------------------------------------------
+
+    def pin(self) -> None:
+        """Fix the commit of a model on the Hub: its branch may move on while the run trains, or after it.
+
+        Raises:
+            InputError: The Hub cannot be reached, or the model does not exist.
+        """
+        if self.recipe.model.is_on_hub:
+            self._commit = self.pinned.model.locate().ready().revision
+
+    @property
+    def pinned(self) -> Recipe:
+        """The recipe with its model at the run's commit, where it comes from the Hub."""
+        commit = self._commit or self.manifest.get("base_model", {}).get("commit")
+        model = self.recipe.model.model_copy(update={"revision": commit})
+        return self.recipe.model_copy(update={"model": model}) if commit else self.recipe
+
+    def refuse_other_base(self) -> None:
+        """Refuse a base model that changed since the run was made; a whole model has no base any more.
+
+        On the Hub a commit cannot change.
+
+        Raises:
+            InputError: The weights have another SHA-256 than those that the run was made with.
+        """
+        model, made_with = self.recipe.model, self.manifest.get("base_model", {}).get("sha256")
+        stands_alone = self.recipe.method.trains and not self.recipe.method.adapters
+        if stands_alone or model.is_on_hub or not made_with:
+            return
+        if (found := model.locate().sha256()) != made_with:
+            raise InputError(
+                f"the base model has changed since the run was made: its weights have SHA-256 {found}, "
+                f"not {made_with}",
+                where=model.name,
+                hint="restore those weights, or train again",
+            )
+
+    # While it runs ----------------------------------------------------------------------
+
     def workplace(self, *, resume: bool = False, profile: bool = False) -> Workplace:
         return Workplace(self.folder, resume, profile)
 
@@ -203,7 +244,6 @@ class Run:
             _remove_run(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RECIPE).write_text(to_yaml(self.recipe), encoding="utf-8")
-        located = self.recipe.model.locate()
         self.manifest = {
             "finished": False,
             "versions": _versions(),
@@ -218,7 +258,8 @@ class Run:
             "base_model": {
                 "source": self.recipe.model.name,
                 "revision": self.recipe.model.revision,
-                "sha256": located.sha256(),
+                "commit": self._commit,
+                "sha256": None if self.recipe.model.from_config else self.pinned.model.locate().sha256(),
             },
         }
         self._write_manifest()

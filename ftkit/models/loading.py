@@ -35,20 +35,24 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(located: Located, source: ModelSource) -> Any:
-    """Load the model's configuration; for a Hub id, this is the first download."""
+    """Load the model's configuration.
+
+    Raises:
+        InputError: It names code that is not trusted, or values that transformers refuses.
+    """
+    source.refuse_untrusted_code(located.config)
     with explained(source.name):
-        config = AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
-    source.refuse_untrusted_code(config.to_dict())
-    return config
+        return AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
 
 
 def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     """Load a model with a head (its auto class known), new where the checkpoint has none that fits.
 
     Raises:
-        InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
+        InputError: The Hub cannot be reached; the weights are unsafe, broken or others than the recipe says.
     """
     config = load_config(located, source)
+    source.check_downloaded(located)
     auto_class = getattr(transformers, str(head.auto_class))
     with explained(source.name):
         model, info = auto_class.from_pretrained(
@@ -69,7 +73,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.name,
-        revision=source.revision,
+        revision=located.revision,
         auto_class=str(head.auto_class),
     )
 
@@ -176,4 +180,4 @@ def _one_line(error: Exception) -> str:
 def _hub(located: Located, source: ModelSource) -> Mapping[str, Any]:
     if located.folder is not None:
         return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
-    return {"trust_remote_code": source.trust_remote_code, "revision": source.revision or "main"}
+    return {"trust_remote_code": source.trust_remote_code, "revision": located.revision}

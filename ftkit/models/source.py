@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -98,10 +98,15 @@ class ModelSource(Block):
     def is_gguf(self) -> bool:
         return self.name_or_path.endswith(gguf.SUFFIX)
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether its files come from the Hub."""
+        return bool(self.name_or_path) and not self.is_gguf and not _is_local(self.name_or_path)
+
     def locate(self) -> Located:
         """Find the model and check what can be checked before anything is loaded.
 
-        A Hub id is taken as it is: its files are looked at once they are downloaded. A GGUF file is
+        A Hub id is taken as it is: its files are checked once they are downloaded. A GGUF file is
         unpacked when the model is loaded, a fresh model is made then.
 
         Raises:
@@ -113,17 +118,17 @@ class ModelSource(Block):
             return Located(self.name, None, self.from_config)
         if self.is_gguf:
             return self._locate_gguf()
+        if self.is_on_hub:
+            return Located(self.name_or_path, None, {}, revision=self.revision or "main")
         if self.is_package:
             folder = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
             if not folder.is_dir():
                 raise InputError("this is a file, not a model folder", where=str(folder))
         elif (path := Path(self.name_or_path)).is_dir():
             folder = _of_run(path)
-        elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
+        else:
             kind = "this is a file, not a model folder" if path.is_file() else "no such model folder"
             raise InputError(kind, where=self.name_or_path, hint="model.name_or_path is a folder or a Hub id")
-        else:
-            return Located(self.name_or_path, None, {})
         config = read_config(folder)
         self.refuse_untrusted_code(config)
         refuse_unsafe_weights(folder)
@@ -143,7 +148,9 @@ class ModelSource(Block):
         path = Path(self.name_or_path)
         if self.is_package:
             path = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
-        return Located(str(path), path, {}) if path.is_dir() else Located(self.name_or_path, None, {})
+        if path.is_dir():
+            return Located(str(path), path, {})
+        return Located(self.name_or_path, None, {}, revision=self.revision or "main")
 
     def _locate_gguf(self) -> Located:
         if self.is_package:
@@ -170,6 +177,16 @@ class ModelSource(Block):
                 where=located.name_or_path,
                 hint="install the version the recipe names, or correct model.sha256",
             )
+
+    def check_downloaded(self, located: Located) -> None:
+        """Check weights on the Hub as `locate` checks those in a folder; this downloads them.
+
+        Raises:
+            InputError: They are not in safetensors, cut short, or have another SHA-256 than the recipe says.
+        """
+        if located.revision is not None:
+            refuse_broken_weights(located.weights())
+            self._check_sha256(located)
 
     def refuse_untrusted_code(self, config: Mapping[str, Any]) -> None:
         """Refuse a configuration that brings code, unless the recipe trusts it."""
@@ -202,27 +219,42 @@ class Located:
     Attributes:
         name_or_path: What `from_pretrained` takes.
         folder: The local folder; `None` for a Hub id.
-        config: The content of config.json; empty for a Hub id, and the model type alone for a GGUF file.
+        config: The content of config.json; empty for a Hub id that is not ready, and the model type alone for
+            a GGUF file.
         gguf: The GGUF file that has to be unpacked first.
+        revision: Branch, tag or commit of a Hub id; of one that is ready, the commit.
     """
 
     name_or_path: str
     folder: Path | None
     config: Mapping[str, Any]
     gguf: Path | None = None
+    revision: str | None = None
 
     def ready(self) -> Located:
-        """The folder that transformers loads: of a GGUF file, what it is unpacked to."""
-        if self.gguf is None:
-            return self
-        folder = gguf.unpacked(self.gguf)
-        return Located(str(folder), folder, read_config(folder))
-
-    def sha256(self) -> str | None:
-        """SHA-256 of the weights; `None` for a Hub id."""
+        """What transformers loads: a GGUF file is unpacked, a Hub id fixed to a commit, its config read."""
         if self.gguf is not None:
-            return gguf.sha256(self.gguf)
-        return None if self.folder is None else weights_sha256(self.folder)
+            folder = gguf.unpacked(self.gguf)
+            return Located(str(folder), folder, read_config(folder))
+        if self.revision is not None:
+            from ftkit.models import hub
+
+            folder = hub.snapshot(self.name_or_path, self.revision)
+            return replace(self, config=read_config(folder), revision=folder.name)
+        return self
+
+    def weights(self) -> Path:
+        """The folder that holds the safetensors weights; those on the Hub are downloaded."""
+        if self.revision is not None:
+            from ftkit.models import hub
+
+            return hub.fetch_weights(self.name_or_path, self.revision)
+        assert self.folder is not None, "a fresh model has no weights yet"
+        return self.folder
+
+    def sha256(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_sha256(self.weights()) if self.gguf is None else gguf.sha256(self.gguf)
 
 
 def _is_local(name: str) -> bool:
