@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from ftkit.errors import InputError
 from ftkit.models.source import PACKAGE_PREFIX, Located, ModelSource
+from ftkit.training.positions import positions_of
 from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
@@ -126,18 +127,13 @@ def load_finished(folder: Path, head: Head) -> PreTrainedModel:
 def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
     """The longest input in tokens: what was asked for, within what the model can take.
 
-    RoBERTa's position table starts after the padding index, so two of its rows are no positions.
-
     Raises:
         InputError: More was asked for than the model has positions.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
-        positions -= (config.pad_token_id or 0) + 1
+    positions = positions_of(config.to_dict())
     limits = [n for n in (positions, tokenizer.model_max_length) if n and 0 < n < _NO_LIMIT]
-    # A position count of -1 or 0 (DeBERTa) means relative positions: any length works.
     limit = min(limits) if limits else 512
-    if asked and positions and 0 < positions < asked:
+    if asked and positions and positions < asked:
         raise InputError(f"model.max_length is {asked}, the model has {positions} positions")
     return asked or limit
 
