@@ -14,10 +14,10 @@ from ftkit.finetuning import solve, tell
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
 from ftkit.records import Scores, fingerprint
-from ftkit.report.results import scores_json, write_json, write_predictions
+from ftkit.report.results import scores_json, write_evaluation
 from ftkit.run import MANIFEST, Run, read_manifest
 from ftkit.scoring import choose_split, evaluate_split
-from ftkit.training.processes import is_main_process
+from ftkit.training.processes import is_main_process, processes
 
 log = logging.getLogger("ftkit")
 
@@ -80,11 +80,12 @@ def evaluate(
     log.info("Evaluating on %s", chosen)
     scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
     folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = scores_json(scores, estimator.precision)
-    write_json(folder / "metrics.json", metrics)
-    write_predictions(folder / "predictions.jsonl", recipe.task, dataset[chosen], predictions)
-    return Evaluation(run, scores, folder, metrics)
+    if is_main_process():
+        write_evaluation(
+            folder, scores, dataset[chosen], predictions, task=recipe.task, precision=estimator.precision
+        )
+    processes().wait_for_everyone()
+    return Evaluation(run, scores, folder, scores_json(scores, estimator.precision))
 
 
 def _with_all_prompts(

@@ -18,7 +18,7 @@ from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.comparing import differences
 from ftkit.recipe.loading import to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
-from ftkit.report.results import scores_json, write_json, write_predictions
+from ftkit.report.results import write_evaluation, write_json
 from ftkit.training.setup import Workplace
 
 log = logging.getLogger("ftkit")
@@ -281,8 +281,8 @@ class Run:
         if self.recipe.method.adapters:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
-            write_json(self.folder / "metrics.json", scores_json(scores, precision))
-            write_predictions(self.folder / "predictions.jsonl", self.recipe.task, records, predictions)
+            task = self.recipe.task
+            write_evaluation(self.folder, scores, records, predictions, task=task, precision=precision)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         self.manifest["finished"] = True
         self._write_manifest()

@@ -12,6 +12,21 @@ from ftkit.records import Prediction, Record, Scores
 from ftkit.tasks.base import Task
 
 
+def write_evaluation(
+    folder: Path,
+    scores: Scores,
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    *,
+    task: Task,
+    precision: str,
+) -> None:
+    """Write `metrics.json` and `predictions.jsonl`; for one process alone to do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", scores_json(scores, precision))
+    write_predictions(folder / "predictions.jsonl", task, records, predictions)
+
+
 def scores_json(scores: Scores, precision: str) -> dict[str, Any]:
     """Scores as metrics.json holds them."""
     return {
