@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ftkit.errors import InputError
 from ftkit.models.source import PACKAGE_PREFIX, Located, ModelSource
@@ -20,7 +21,16 @@ _NO_LIMIT = 10**9
 
 
 def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model."""
+    """Load the tokenizer of a model.
+
+    Raises:
+        InputError: It is not there, empty, or names code that is not trusted.
+    """
+    # Where code is not trusted, transformers takes a class of its own, or refuses.
+    if source.trust_remote_code:
+        with explained(source.name):
+            settings = get_tokenizer_config(located.name_or_path, **_origin(located))
+        source.refuse_untrusted_code(settings)
     with explained(source.name):
         tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
     # Without its files, transformers makes a tokenizer that knows no word.
@@ -174,6 +184,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _hub(located: Located, source: ModelSource) -> Mapping[str, Any]:
-    if located.folder is not None:
-        return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
-    return {"trust_remote_code": source.trust_remote_code, "revision": located.revision}
+    return {"trust_remote_code": source.trust_remote_code, **_origin(located)}
+
+
+def _origin(located: Located) -> Mapping[str, Any]:
+    """Never the network for a local folder, and one commit of the Hub."""
+    return {"revision": located.revision} if located.folder is None else {"local_files_only": True}

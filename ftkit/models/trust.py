@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool) -> None:
-    """Refuse a model whose files bring code, unless that is trusted.
+    """Refuse a model whose files bring code, unless that is trusted and lies beside its weights.
 
-    `auto_map` names classes to run from the model's files; a kernel id names code on the Hub.
+    `auto_map` names classes to run: from the model's files, or, as `REPOSITORY--file.Class`, from others,
+    whose commit the recipe cannot pin. A kernel id names code on the Hub.
 
     Args:
-        config: The content of config.json.
+        config: The content of config.json or tokenizer_config.json.
         name: What the recipe calls the model.
         trusted: Whether the recipe trusts its code.
 
@@ -54,6 +55,23 @@ def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool
             hint="read that code; then set model.trust_remote_code: true with model.revision "
             "pinned to a commit",
         )
+    classes = list(_texts(config.get("auto_map")))
+    if elsewhere := [one for one in classes if "--" in one and one.partition("--")[0] != name]:
+        raise InputError(
+            f"this model runs Python code of another repository, {elsewhere[0].partition('--')[0]}, which "
+            "model.revision does not pin",
+            where=name,
+            hint="copy that code and the model into a folder, and take the repository out of auto_map there",
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def refuse_unsafe_weights(folder: Path) -> None:

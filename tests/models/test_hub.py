@@ -116,6 +116,16 @@ def test_what_is_downloaded_is_checked_as_a_folder_is(
     assert not Path(recipe["output_dir"]).exists()
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_trusted_code_is_pinned(file: str, hub: Repository, recipe: dict[str, Any]) -> None:
+    """Code of another repository could change under the recipe."""
+    classes = {"AutoModel": "other/repository--m.M", "AutoTokenizer": ["other/repository--t.T", None]}
+    settings = json.loads((hub[OLD] / file).read_text())
+    (hub[OLD] / file).write_text(json.dumps(settings | {"auto_map": classes}))
+    with pytest.raises(InputError, match="runs Python code of another repository, other/repository, which"):
+        ftkit.finetune(of_hub(recipe, revision=OLD, trust_remote_code=True))
+
+
 def test_weights_in_parts(hub: Repository, recipe: dict[str, Any]) -> None:
     weights = load_file(hub[OLD] / "model.safetensors")
     (hub[OLD] / "model.safetensors").unlink()
