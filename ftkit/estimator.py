@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.component import discover
 from ftkit.errors import UsageError
 from ftkit.families.base import Family
-from ftkit.models.source import Located, read_config
+from ftkit.models.trust import read_config
 from ftkit.recipe import Recipe
 from ftkit.records import Record, Writing
 from ftkit.training.setup import Estimator, Head, Loaded, Setup
@@ -37,7 +37,7 @@ def make_estimator(
     """
     from ftkit.models import loading
 
-    model = _Model(recipe, recipe.model.locate(), recipe.method.head(recipe.task.head(labels)), train)
+    model = _Model(recipe, recipe.method.head(recipe.task.head(labels)), train)
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(
@@ -70,13 +70,11 @@ class _Model:
 
     Attributes:
         recipe: The complete recipe.
-        located: Where the model is.
         head: The head, for a model of any family.
         train: Training records, from which a fresh model's tokenizer is learned.
     """
 
     recipe: Recipe
-    located: Located
     head: Head
     train: Sequence[Record]
 
@@ -86,11 +84,11 @@ class _Model:
 
         source = self.recipe.model
         if source.from_config is None:
-            ready = self.located.ready()
-            family, head = self._of(loading.load_config(ready, source).to_dict())
-            loaded = loading.load(ready, source, head)
+            located = source.locate().ready()
+            family, head = self._of(loading.load_config(located, source).to_dict())
+            loaded = loading.load(located, source, head)
         else:
-            family, head = self._of(dict(self.located.config))
+            family, head = self._of(dict(source.from_config))
             loaded = fresh.build(source, head, family.name(), lambda: texts_of(self.train))
         family.complete(loaded)
         return loaded
@@ -128,8 +126,13 @@ def texts_of(records: Sequence[Record]) -> Iterator[str]:
 
 
 def finished_estimator(run: Run) -> Estimator:
-    """The estimator of a finished run, ready to predict."""
-    estimator = make_estimator(run.recipe, run.labels, max_length=run.max_length)
+    """The estimator of a finished run, ready to predict.
+
+    Raises:
+        InputError: The base model that its adapters or prompts need is gone, or no longer the same.
+    """
+    run.refuse_other_base()
+    estimator = make_estimator(run.pinned, run.labels, max_length=run.max_length)
     estimator.load(Path(run.folder) / "model", ())
     return estimator
 

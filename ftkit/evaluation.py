@@ -14,10 +14,10 @@ from ftkit.finetuning import solve, tell
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
 from ftkit.records import Scores, fingerprint
-from ftkit.report.results import scores_json, write_json, write_predictions
+from ftkit.report.results import scores_json, write_evaluation
 from ftkit.run import MANIFEST, Run, read_manifest
 from ftkit.scoring import choose_split, evaluate_split
-from ftkit.training.processes import is_main_process
+from ftkit.training.processes import is_main_process, processes
 
 log = logging.getLogger("ftkit")
 
@@ -80,10 +80,10 @@ def evaluate(
     log.info("Evaluating on %s", chosen)
     scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
     folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = scores_json(scores, estimator.precision, estimator.generation)
-    write_json(folder / "metrics.json", metrics)
-    write_predictions(folder / "predictions.jsonl", recipe.task, dataset[chosen], predictions)
+    if is_main_process():
+        write_evaluation(folder, metrics, dataset[chosen], predictions, task=recipe.task)
+    processes().wait_for_everyone()
     return Evaluation(run, scores, folder, metrics)
 
 

@@ -84,7 +84,8 @@ def solve(
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], _validation(dataset)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
-    estimator = make_estimator(recipe, dataset.labels, train=train)
+    run.pin()
+    estimator = make_estimator(run.pinned, dataset.labels, train=train)
     workplace = run.workplace(resume=resume, profile=profile)
     estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:

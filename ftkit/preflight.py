@@ -10,6 +10,7 @@ from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of
 from ftkit.recipe import Recipe, load_recipe
+from ftkit.training.positions import longest_prompt, positions_of
 
 _MOST_ROWS = 20_000
 
@@ -29,7 +30,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     located = checked.model.locate()
     if located.config:
         family = family_of(checked, dict(located.config))
-        _refuse_short_model(checked, located.config)
+        _refuse_short_model(checked, family.name(), located.config)
         report["model"] = f"{located.name_or_path} ({family.name()})"
     else:
         report["model"] = f"{checked.model.name} (on the Hub, not looked at)"
@@ -50,18 +51,10 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     return report
 
 
-def _refuse_short_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
+def _refuse_short_model(recipe: Recipe, family: str, config: Mapping[str, Any]) -> None:
     """A local model's configuration tells how long its inputs can be."""
-    positions = config.get("max_position_embeddings") or config.get("n_positions") or 0
-    if positions <= 0:
-        return
-    if (recipe.model.max_length or 0) > positions:
-        raise UsageError(
-            f"model.max_length is {recipe.model.max_length}, the model has {positions} positions"
-        )
-    if recipe.task.writes and recipe.generation.max_new_tokens >= positions:
-        raise UsageError(
-            f"generation.max_new_tokens is {recipe.generation.max_new_tokens}, the model has {positions} "
-            "positions",
-            hint="lower it, so that a prompt fits as well",
-        )
+    positions, asked = positions_of(config), recipe.model.max_length
+    if positions and asked and positions < asked:
+        raise UsageError(f"model.max_length is {asked}, the model has {positions} positions")
+    if recipe.task.writes:
+        longest_prompt(config, recipe.generation.max_new_tokens, apart=family == "encoder_decoder")

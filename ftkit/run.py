@@ -18,12 +18,18 @@ from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.comparing import differences
 from ftkit.recipe.loading import to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
-from ftkit.report.results import scores_json, write_json, write_predictions
+from ftkit.report.results import scores_json, write_evaluation, write_json
 from ftkit.training.setup import Workplace
 
 log = logging.getLogger("ftkit")
 
 MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+# All that verbs write into a run folder; what else lies there is not a run's to delete.
+_WRITTEN = (
+    "model", "checkpoints", "metrics.json", "predictions.jsonl", "log.jsonl", "README.md", "profile.json.gz",
+    "eval", "export", RECIPE, MANIFEST,
+)  # fmt: skip
 _PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn",
              "seqeval")  # fmt: skip
 # A run is made of these; a recipe that differs in another block can still evaluate it.
@@ -44,6 +50,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.manifest = manifest
+        self._commit: str | None = None
 
     # Opening ----------------------------------------------------------------------------
 
@@ -62,7 +69,7 @@ class Run:
             return run
         if resume:
             return run._resumed()
-        is_run = (folder / MANIFEST).is_file()
+        is_run = _is_run(folder)
         if not overwrite:
             raise UsageError(
                 "the run folder is not empty",
@@ -111,8 +118,8 @@ class Run:
             )
         if missing := [key for key in ("labels", "data", "training", "pairs") if key not in manifest]:
             raise InputError(f"the run is damaged: {MANIFEST} has no {missing[0]!r}", where=str(folder))
-        stored = load_recipe(folder / "recipe.yaml")
-        recipe = load_recipe(folder / "recipe.yaml", overrides) if overrides else stored
+        stored = load_recipe(folder / RECIPE)
+        recipe = load_recipe(folder / RECIPE, overrides) if overrides else stored
         refuse_other_model(stored, recipe, folder)
         return cls(folder, recipe, manifest)
 
@@ -136,13 +143,13 @@ class Run:
 
     def _resumed(self) -> Run:
         """This run as far as it got, if it was started with the same recipe."""
-        if not (self.folder / MANIFEST).is_file():
+        if not _is_run(self.folder):
             raise UsageError(
                 "there is no run to resume in this folder", where=str(self.folder),
                 hint="choose another with --set output_dir=DIR",
             )  # fmt: skip
         self.manifest = read_manifest(self.folder)
-        stored = load_recipe(self.folder / "recipe.yaml")
+        stored = load_recipe(self.folder / RECIPE)
         if changes := differences(stored, self.recipe):
             raise UsageError(
                 "the recipe is not the one this run was started with:\n  " + "\n  ".join(changes),
@@ -151,7 +158,7 @@ class Run:
             )
         return self
 
-    # While it runs ----------------------------------------------------------------------
+    # What it is -------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -175,6 +182,46 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
+    # The base model ---------------------------------------------------------------------
+
+    def pin(self) -> None:
+        """Fix the commit of a model on the Hub: its branch may move on while the run trains, or after it.
+
+        Raises:
+            InputError: The Hub cannot be reached, or the model does not exist.
+        """
+        if self.recipe.model.is_on_hub:
+            self._commit = self.pinned.model.locate().ready().revision
+
+    @property
+    def pinned(self) -> Recipe:
+        """The recipe with its model at the run's commit, where it comes from the Hub."""
+        commit = self._commit or self.manifest.get("base_model", {}).get("commit")
+        model = self.recipe.model.model_copy(update={"revision": commit})
+        return self.recipe.model_copy(update={"model": model}) if commit else self.recipe
+
+    def refuse_other_base(self) -> None:
+        """Refuse a base model that changed since the run was made; a whole model has no base any more.
+
+        On the Hub a commit cannot change.
+
+        Raises:
+            InputError: The weights have another SHA-256 than those that the run was made with.
+        """
+        model, made_with = self.recipe.model, self.manifest.get("base_model", {}).get("sha256")
+        stands_alone = self.recipe.method.trains and not self.recipe.method.adapters
+        if stands_alone or model.is_on_hub or not made_with:
+            return
+        if (found := model.locate().sha256()) != made_with:
+            raise InputError(
+                f"the base model has changed since the run was made: its weights have SHA-256 {found}, "
+                f"not {made_with}",
+                where=model.name,
+                hint="restore those weights, or train again",
+            )
+
+    # While it runs ----------------------------------------------------------------------
+
     def workplace(self, *, resume: bool = False, profile: bool = False) -> Workplace:
         return Workplace(self.folder, resume, profile)
 
@@ -192,12 +239,11 @@ class Run:
                     hint="restore the data (or --limit) to go on, or start anew with --overwrite",
                 )  # fmt: skip
             return
-        if self.folder.exists():
+        if _is_run(self.folder):
             log.info("Replacing the run in %s", self.folder)
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
-        (self.folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
-        located = self.recipe.model.locate()
+            _remove_run(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RECIPE).write_text(to_yaml(self.recipe), encoding="utf-8")
         self.manifest = {
             "finished": False,
             "versions": _versions(),
@@ -212,7 +258,8 @@ class Run:
             "base_model": {
                 "source": self.recipe.model.name,
                 "revision": self.recipe.model.revision,
-                "sha256": located.sha256(),
+                "commit": self._commit,
+                "sha256": None if self.recipe.model.from_config else self.pinned.model.locate().sha256(),
             },
         }
         self._write_manifest()
@@ -235,12 +282,13 @@ class Run:
         if self.recipe.method.adapters:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
-            write_json(self.folder / "metrics.json", scores_json(scores, precision, generation))
-            write_predictions(self.folder / "predictions.jsonl", self.recipe.task, records, predictions)
+            metrics = scores_json(scores, precision, generation)
+            write_evaluation(self.folder, metrics, records, predictions, task=self.recipe.task)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
-        shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)
         self.manifest["finished"] = True
         self._write_manifest()
+        # Only now: a run that is killed before it is marked would train again from its last checkpoint.
+        shutil.rmtree(self.workplace().checkpoints, ignore_errors=True)
 
     def _write_manifest(self) -> None:
         write_json(self.folder / MANIFEST, self.manifest)
@@ -253,13 +301,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UsageError: This is no run folder.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = dict[str, Any](json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
         raise UsageError(
             "this is not a run folder (no readable manifest.json)", where=str(folder),
             hint="ftkit finetune makes one in the recipe's output_dir",
         ) from None  # fmt: skip
-    return dict(manifest)
+    return manifest
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether ftkit made this folder; other tools, too, write a manifest.json."""
+    try:
+        versions = read_manifest(folder).get("versions")
+    except UsageError:
+        return False
+    return isinstance(versions, dict) and "ftkit" in versions and (folder / RECIPE).is_file()
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what an earlier run wrote, what tells it last; the folder may hold more, which stays."""
+    for path in (folder / name for name in _WRITTEN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
@@ -292,7 +358,8 @@ def _refuse_unwritable(folder: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    # A run is known by ftkit's version, so it has one even where ftkit is run without being installed.
+    found = {"python": platform.python_version(), "ftkit": "unknown"}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from ftkit.catalogue import KINDS
 from ftkit.component import attribute_docstrings, discover
+from ftkit.data.base import Format
+from ftkit.data.source import DataSource
 from ftkit.recipe import Recipe
 from ftkit.recipe.reading import read_yaml
 
@@ -38,6 +40,11 @@ def test_component_is_in_a_file_of_its_kind(kind: str, name: str) -> None:
     component = discover(KINDS[kind])[name]
     folder = "data" if kind == "formats" else kind
     assert Path(inspect.getfile(component)).parent.name == folder
+
+
+@pytest.mark.parametrize("name", discover(Format))
+def test_every_format_can_be_asked_for(name: str) -> None:
+    assert DataSource(train_file="rows", format=name).format == name
 
 
 def test_a_recipe_as_readers_write_it() -> None:

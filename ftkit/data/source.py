@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,10 @@ from ftkit.records import SPLITS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Files = str | list[str] | None
+if TYPE_CHECKING:
+    FormatName: TypeAlias = str
+else:
+    FormatName = Literal[tuple(discover(Format))]
 
 _FOLDER_NAMES = {
     "train": ("train",),
@@ -32,7 +36,7 @@ class DataSource(Block):
     path_keys: ClassVar[tuple[str, ...]] = ("train_file", "validation_file", "test_file", "data_dir")
 
     train_file: Files = None
-    """File to train on: csv, tsv, json, jsonl, parquet or conll; a list of them, or a folder."""
+    """File to train on: csv, tsv, json, jsonl, parquet, conll or txt; a list of them, or a folder."""
     validation_file: Files = None
     """File to choose checkpoints and settings on."""
     test_file: Files = None
@@ -67,8 +71,8 @@ class DataSource(Block):
     columns: dict[str, str | int] = {}
     """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
     from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
-    format: Literal["conll", "csv", "json", "jsonl", "parquet", "tsv"] | None = None
-    """Format of the files, where the suffix does not tell it."""
+    format: FormatName | None = None
+    """Format of the files, where the suffix does not tell it; `lines` takes each line as a text."""
     encoding: str = "utf-8"
     """Encoding of text files."""
     stray_lines: Literal["error", "skip"] = "error"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -12,10 +12,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from ftkit.errors import InputError
 from ftkit.models.loading import explained, load_tokenizer, longest_input
+from ftkit.models.source import FreshTokenizer, ModelSource
 from ftkit.training.setup import Head, Loaded
-
-if TYPE_CHECKING:
-    from ftkit.models.source import FreshTokenizer, ModelSource
 
 _SENTINELS = 100
 _END = "<|endoftext|>"
@@ -65,7 +63,11 @@ def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iter
 def tokenizer_of(source: ModelSource, family: str, texts: Callable[[], Iterator[str]]) -> Any:
     """The tokenizer of a fresh model: another model's, or one that is trained."""
     if isinstance(source.tokenizer, str):
-        borrowed = source.model_copy(update={"name_or_path": source.tokenizer, "from_config": None})
+        borrowed = ModelSource(
+            name_or_path=source.tokenizer,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+        )
         return load_tokenizer(borrowed.locate_tokenizer(), borrowed)
     assert source.tokenizer is not None
     return train_tokenizer(source.tokenizer, family, texts)

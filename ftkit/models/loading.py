@@ -9,9 +9,11 @@ from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ftkit.errors import InputError
 from ftkit.models.source import PACKAGE_PREFIX, Located, ModelSource
+from ftkit.training.positions import positions_of
 from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
@@ -19,7 +21,16 @@ _NO_LIMIT = 10**9
 
 
 def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model."""
+    """Load the tokenizer of a model.
+
+    Raises:
+        InputError: It is not there, empty, or names code that is not trusted.
+    """
+    # Where code is not trusted, transformers takes a class of its own, or refuses.
+    if source.trust_remote_code:
+        with explained(source.name):
+            settings = get_tokenizer_config(located.name_or_path, **_origin(located))
+        source.refuse_untrusted_code(settings)
     with explained(source.name):
         tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
     # Without its files, transformers makes a tokenizer that knows no word.
@@ -35,20 +46,24 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(located: Located, source: ModelSource) -> Any:
-    """Load the model's configuration; for a Hub id, this is the first download."""
+    """Load the model's configuration.
+
+    Raises:
+        InputError: It names code that is not trusted, or values that transformers refuses.
+    """
+    source.refuse_untrusted_code(located.config)
     with explained(source.name):
-        config = AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
-    source.check_downloaded(config.to_dict())
-    return config
+        return AutoConfig.from_pretrained(located.name_or_path, **_hub(located, source))
 
 
 def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     """Load a model with a head (its auto class known), new where the checkpoint has none that fits.
 
     Raises:
-        InputError: The Hub cannot be reached, the id does not exist, or the files are broken.
+        InputError: The Hub cannot be reached; the weights are unsafe, broken or others than the recipe says.
     """
     config = load_config(located, source)
+    source.check_downloaded(located)
     auto_class = getattr(transformers, str(head.auto_class))
     with explained(source.name):
         model, info = auto_class.from_pretrained(
@@ -69,7 +84,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.name,
-        revision=source.revision,
+        revision=located.revision,
         auto_class=str(head.auto_class),
     )
 
@@ -122,18 +137,13 @@ def load_finished(folder: Path, head: Head) -> PreTrainedModel:
 def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> int:
     """The longest input in tokens: what was asked for, within what the model can take.
 
-    RoBERTa's position table starts after the padding index, so two of its rows are no positions.
-
     Raises:
         InputError: More was asked for than the model has positions.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
-        positions -= (config.pad_token_id or 0) + 1
+    positions = positions_of(config.to_dict())
     limits = [n for n in (positions, tokenizer.model_max_length) if n and 0 < n < _NO_LIMIT]
-    # A position count of -1 or 0 (DeBERTa) means relative positions: any length works.
     limit = min(limits) if limits else 512
-    if asked and positions and 0 < positions < asked:
+    if asked and positions and positions < asked:
         raise InputError(f"model.max_length is {asked}, the model has {positions} positions")
     return asked or limit
 
@@ -174,6 +184,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _hub(located: Located, source: ModelSource) -> Mapping[str, Any]:
-    if located.folder is not None:
-        return {"trust_remote_code": source.trust_remote_code, "local_files_only": True}
-    return {"trust_remote_code": source.trust_remote_code, "revision": source.revision or "main"}
+    return {"trust_remote_code": source.trust_remote_code, **_origin(located)}
+
+
+def _origin(located: Located) -> Mapping[str, Any]:
+    """Never the network for a local folder, and one commit of the Hub."""
+    return {"revision": located.revision} if located.folder is None else {"local_files_only": True}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,11 +15,17 @@ from ftkit.component import Block
 from ftkit.errors import InputError
 from ftkit.files import file_sha256
 from ftkit.models import gguf
+from ftkit.models.trust import (
+    held,
+    read_config,
+    refuse_broken_weights,
+    refuse_unsafe_weights,
+    refuse_untrusted_code,
+    weights_sha256,
+)
 
 PACKAGE_PREFIX = "package:"
-_SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_LFS_POINTER = b"version https://git-lfs"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
 
 
@@ -46,7 +51,7 @@ class ModelSource(Block):
     tokenizer: str | FreshTokenizer | None = None
     """With `from_config`: the tokenizer of that model (Hub id, folder or package), or how to train one."""
     revision: str | None = None
-    """Branch, tag or commit on the Hub."""
+    """Branch, tag or commit on the Hub, of the model or of the tokenizer of a fresh one."""
     max_length: Annotated[int, Field(ge=4)] | None = None
     """Longest input in tokens; by default what the model can take."""
     sha256: str | None = None
@@ -56,8 +61,9 @@ class ModelSource(Block):
 
     @model_validator(mode="after")
     def _pinned_code(self) -> ModelSource:
-        pinned = self.revision is not None and len(self.revision) == 40
-        if self.trust_remote_code and not self.is_local and not pinned:
+        pinned = _COMMIT.fullmatch(self.revision or "")
+        origins = [name for name in (self.name_or_path, self.tokenizer) if name and isinstance(name, str)]
+        if self.trust_remote_code and not pinned and not all(map(_is_local, origins)):
             raise ValueError(
                 "trust_remote_code needs a revision that is a full 40-character commit id: "
                 "code that can change under the recipe is not trusted"
@@ -90,18 +96,18 @@ class ModelSource(Block):
         return self.name_or_path.startswith(PACKAGE_PREFIX)
 
     @property
-    def is_local(self) -> bool:
-        """Whether the weights lie on this machine, outside the Hub's cache."""
-        return self.is_package or self.is_gguf or Path(self.name_or_path).is_dir()
-
-    @property
     def is_gguf(self) -> bool:
         return self.name_or_path.endswith(gguf.SUFFIX)
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether its files come from the Hub."""
+        return bool(self.name_or_path) and not self.is_gguf and not _is_local(self.name_or_path)
 
     def locate(self) -> Located:
         """Find the model and check what can be checked before anything is loaded.
 
-        A Hub id is taken as it is: its files are looked at once they are downloaded. A GGUF file is
+        A Hub id is taken as it is: its files are checked once they are downloaded. A GGUF file is
         unpacked when the model is loaded, a fresh model is made then.
 
         Raises:
@@ -113,21 +119,21 @@ class ModelSource(Block):
             return Located(self.name, None, self.from_config)
         if self.is_gguf:
             return self._locate_gguf()
+        if self.is_on_hub:
+            return Located(self.name_or_path, None, {}, revision=self.revision or "main")
         if self.is_package:
             folder = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
             if not folder.is_dir():
                 raise InputError("this is a file, not a model folder", where=str(folder))
         elif (path := Path(self.name_or_path)).is_dir():
             folder = _of_run(path)
-        elif path.is_absolute() or self.name_or_path.startswith(("./", "../", "~")):
+        else:
             kind = "this is a file, not a model folder" if path.is_file() else "no such model folder"
             raise InputError(kind, where=self.name_or_path, hint="model.name_or_path is a folder or a Hub id")
-        else:
-            return Located(self.name_or_path, None, {})
         config = read_config(folder)
-        _refuse_untrusted_code(config, self)
-        _refuse_unsafe_weights(folder)
-        _refuse_broken_weights(folder)
+        self.refuse_untrusted_code(config)
+        refuse_unsafe_weights(folder)
+        refuse_broken_weights(folder)
         if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
             raise InputError(
                 "no tokenizer in this model folder",
@@ -143,7 +149,9 @@ class ModelSource(Block):
         path = Path(self.name_or_path)
         if self.is_package:
             path = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
-        return Located(str(path), path, {}) if path.is_dir() else Located(self.name_or_path, None, {})
+        if path.is_dir():
+            return Located(str(path), path, {})
+        return Located(self.name_or_path, None, {}, revision=self.revision or "main")
 
     def _locate_gguf(self) -> Located:
         if self.is_package:
@@ -171,9 +179,19 @@ class ModelSource(Block):
                 hint="install the version the recipe names, or correct model.sha256",
             )
 
-    def check_downloaded(self, config: Mapping[str, Any]) -> None:
-        """Refuse remote code in a configuration that came from the Hub."""
-        _refuse_untrusted_code(config, self)
+    def check_downloaded(self, located: Located) -> None:
+        """Check weights on the Hub as `locate` checks those in a folder; this downloads them.
+
+        Raises:
+            InputError: They are not in safetensors, cut short, or have another SHA-256 than the recipe says.
+        """
+        if located.revision is not None:
+            refuse_broken_weights(located.weights())
+            self._check_sha256(located)
+
+    def refuse_untrusted_code(self, config: Mapping[str, Any]) -> None:
+        """Refuse a configuration that brings code, unless the recipe trusts it."""
+        refuse_untrusted_code(config, name=self.name_or_path, trusted=self.trust_remote_code)
 
     def snippet(self) -> str:
         """Python lines that set `base` to what `from_pretrained` takes, for the model card."""
@@ -202,27 +220,48 @@ class Located:
     Attributes:
         name_or_path: What `from_pretrained` takes.
         folder: The local folder; `None` for a Hub id.
-        config: The content of config.json; empty for a Hub id, and the model type alone for a GGUF file.
+        config: The content of config.json; empty for a Hub id that is not ready, and the model type alone for
+            a GGUF file.
         gguf: The GGUF file that has to be unpacked first.
+        revision: Branch, tag or commit of a Hub id; of one that is ready, the commit.
     """
 
     name_or_path: str
     folder: Path | None
     config: Mapping[str, Any]
     gguf: Path | None = None
+    revision: str | None = None
 
     def ready(self) -> Located:
-        """The folder that transformers loads: of a GGUF file, what it is unpacked to."""
-        if self.gguf is None:
-            return self
-        folder = gguf.unpacked(self.gguf)
-        return Located(str(folder), folder, read_config(folder))
-
-    def sha256(self) -> str | None:
-        """SHA-256 of the weights; `None` for a Hub id."""
+        """What transformers loads: a GGUF file is unpacked, a Hub id fixed to a commit, its config read."""
         if self.gguf is not None:
-            return file_sha256(self.gguf)
-        return None if self.folder is None else weights_sha256(self.folder)
+            folder = gguf.unpacked(self.gguf)
+            return Located(str(folder), folder, read_config(folder))
+        if self.revision is not None:
+            from ftkit.models import hub
+
+            folder = hub.snapshot(self.name_or_path, self.revision)
+            return replace(self, config=read_config(folder), revision=folder.name)
+        return self
+
+    def weights(self) -> Path:
+        """The folder that holds the safetensors weights; those on the Hub are downloaded."""
+        if self.revision is not None:
+            from ftkit.models import hub
+
+            return hub.fetch_weights(self.name_or_path, self.revision)
+        assert self.folder is not None, "a fresh model has no weights yet"
+        return self.folder
+
+    def sha256(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_sha256(self.weights()) if self.gguf is None else file_sha256(self.gguf)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name stands for a folder or a package on this machine, even one that is not there."""
+    path = Path(name)
+    return name.startswith((PACKAGE_PREFIX, "./", "../", "~")) or path.is_absolute() or path.is_dir()
 
 
 def _of_run(folder: Path) -> Path:
@@ -240,47 +279,6 @@ def _of_run(folder: Path) -> Path:
             hint=f"ftkit export {folder} --merge, then name the folder that it writes",
         )
     return folder / "model"
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a model folder's config.json.
-
-    Raises:
-        InputError: It is missing or not JSON.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(
-            "no config.json: this is not a model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
-        )
-    config = _read_object(path)
-    if not isinstance(config.get("model_type"), str):
-        raise InputError("names no model_type", where=str(path), hint="config.json comes with the weights")
-    return config
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"broken JSON: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise InputError("a JSON object is needed", where=str(path))
-    return value
-
-
-def _held(folder: Path) -> str:
-    return ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the safetensors weights (of the index and all parts, where they are several)."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.safetensors.index.json")):
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _in_package(name: str) -> Path:
@@ -305,63 +303,6 @@ def _in_package(name: str) -> Path:
         raise InputError(
             f"the package {package!r} has no folder or file {rest!r}",
             where=str(root),
-            hint=f"it holds: {_held(root)}",
+            hint=f"it holds: {held(root)}",
         )
     return path
-
-
-def _refuse_untrusted_code(config: Mapping[str, Any], source: ModelSource) -> None:
-    """`auto_map` names classes to run from the model's files; a kernel id names code on the Hub."""
-    kernels = [value for key, value in config.items() if "attn_implementation" in key and "/" in str(value)]
-    if (config.get("auto_map") or kernels) and not source.trust_remote_code:
-        raise InputError(
-            "this model brings its own Python code, which is not run",
-            where=source.name_or_path,
-            hint="read that code; then set model.trust_remote_code: true with model.revision "
-            "pinned to a commit",
-        )
-
-
-def _refuse_unsafe_weights(folder: Path) -> None:
-    if any((folder / name).is_file() for name in _SAFE_WEIGHTS):
-        return
-    if any((folder / name).is_file() for name in _PICKLED_WEIGHTS):
-        raise InputError(
-            "the weights are a pickle (pytorch_model.bin), which can run code when it is loaded",
-            where=str(folder),
-            hint="convert them to model.safetensors on a machine you can spare, or take a "
-            "revision of the model that has safetensors",
-        )
-    raise InputError(
-        "no model.safetensors in this model folder", where=str(folder), hint=f"it holds: {_held(folder)}"
-    )
-
-
-def _refuse_broken_weights(folder: Path) -> None:
-    """Look at headers and sizes: a download that was cut short shows here, not after the data is read."""
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    paths = [folder / "model.safetensors"]
-    if not paths[0].is_file():
-        parts = _read_object(index).get("weight_map")
-        if not isinstance(parts, dict) or not parts:
-            raise InputError("names no parts in `weight_map`", where=str(index))
-        paths = [folder / name for name in sorted(set(map(str, parts.values())))]
-    for path in paths:
-        if not path.is_file():
-            raise InputError("this part of the weights is missing", where=str(path))
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise InputError(
-                    "only a Git LFS pointer, not the weights", where=str(path), hint="git lfs pull"
-                )
-        try:
-            with safe_open(path, framework="numpy"):
-                pass
-        except SafetensorError as error:
-            raise InputError(
-                f"the weights are broken or cut short: {error}",
-                where=str(path),
-                hint="copy or download the file again",
-            ) from None

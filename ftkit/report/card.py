@@ -55,7 +55,7 @@ def snippet(run: Run) -> str:
 
 def _model_snippet(run: Run) -> str:
     """For a model that no pipeline runs."""
-    source, auto_class = run.recipe.model, run.manifest["training"]["auto_class"]
+    source, auto_class = run.pinned.model, run.manifest["training"]["auto_class"]
     lines = [f"from transformers import {auto_class}, AutoTokenizer", ""]
     if run.recipe.method.adapters:
         lines = [
@@ -81,7 +81,7 @@ def _pipeline_snippet(run: Run) -> str:
         made = ", ".join([kind, 'model="model"', *options])
         return "\n".join(["from transformers import pipeline", "", f"predict = pipeline({made})", call])
     auto_class = task.head(run.labels).auto_class
-    base_options = run.recipe.model.snippet_options()
+    base_options = run.pinned.model.snippet_options()
     made = ", ".join([kind, "model=model", "tokenizer=tokenizer", *options])
     return "\n".join(
         [
@@ -90,7 +90,7 @@ def _pipeline_snippet(run: Run) -> str:
             "from peft import PeftModel",
             f"from transformers import {auto_class}, AutoTokenizer, pipeline",
             "",
-            run.recipe.model.snippet(),
+            run.pinned.model.snippet(),
             'head = json.load(open("model/head.json"))',
             'head["id2label"] = {int(number): name for number, name in head["id2label"].items()}',
             f"model = {auto_class}.from_pretrained(base{base_options}, ignore_mismatched_sizes=True, **head)",

@@ -12,6 +12,20 @@ from ftkit.records import Prediction, Record, Scores
 from ftkit.tasks.base import Task
 
 
+def write_evaluation(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    *,
+    task: Task,
+) -> None:
+    """Write `metrics.json` and `predictions.jsonl`; for one process alone to do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", metrics)
+    write_predictions(folder / "predictions.jsonl", task, records, predictions)
+
+
 def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -> dict[str, Any]:
     """Scores as metrics.json holds them, with how they came about."""
     return {

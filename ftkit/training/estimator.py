@@ -25,6 +25,7 @@ from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
 from ftkit.training.packing import Packed, refuse_mixed_rows
+from ftkit.training.positions import longest_prompt
 from ftkit.training.precision import autocast, lower_frozen, resolve_precision
 from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
@@ -44,7 +45,6 @@ log = logging.getLogger("ftkit")
 _EVAL_BATCH = 64
 _RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED = 64
-_SHORTEST_PROMPT = 8
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -450,17 +450,10 @@ class TrainedEstimator:
         Raises:
             UsageError: There is hardly any left.
         """
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        if not positions or positions < 0:
-            return self.max_length
-        new = int(self.setup.generation["max_new_tokens"])
-        apart = self.model.config.is_encoder_decoder
-        if positions - new < (0 if apart else _SHORTEST_PROMPT):
-            raise UsageError(
-                f"generation.max_new_tokens is {new}, the model has {positions} positions",
-                hint="lower it, so that a prompt fits as well",
-            )
-        return self.max_length if apart else min(self.max_length, positions - new)
+        config = self.model.config
+        new_tokens = int(self.setup.generation["max_new_tokens"])
+        left = longest_prompt(config.to_dict(), new_tokens, apart=config.is_encoder_decoder)
+        return self.max_length if left is None else min(self.max_length, left)
 
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""

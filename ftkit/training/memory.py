@@ -181,15 +181,22 @@ class _Made(TorchDispatchMode):
         self.alive -= size
 
 
-def free_memory() -> int:
-    """Bytes that can be had without swapping, within the limit of a container."""
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that can be had without swapping, within the limit of a container.
+
+    Args:
+        group: The folder of the control group, in the form of cgroup v2.
+    """
     free = int(psutil.virtual_memory().available)
-    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
-    if all(path.is_file() for path in limits):
-        limit, used = (path.read_text().strip() for path in limits)
-        if limit.isdecimal():
-            free = min(free, int(limit) - int(used))
-    return free
+    files = [group / name for name in ("memory.max", "memory.current", "memory.stat")]
+    if not all(file.is_file() for file in files):
+        return free
+    limit, used, stat = (file.read_text().strip() for file in files)
+    if not limit.isdecimal():
+        return free
+    # Files that were read stay in memory and count as used, but give way to whoever needs the room.
+    counts = dict(line.split() for line in stat.splitlines())
+    return min(free, int(limit) - int(used) + int(counts.get("inactive_file", 0)))
 
 
 def _gib(size: int) -> str:

@@ -71,7 +71,10 @@ WRONG = {
     ],
     "values": [
         ("task: {type: classification, labels: [0, yes]}", "task.labels.0: 0 is not a string; put it in"),
-        ("model: {name_or_path: a/b, trust_remote_code: true}", "needs a revision that is a full 40-char"),
+        (
+            f"model: {{name_or_path: a/b, trust_remote_code: true, revision: {'v' * 40}}}",
+            "needs a revision that is a full 40-char",
+        ),
         ("data: {train_file: [train.csv, 3]}", "data.train_file.1: 3 is not a string"),
         ("method: [lora]", "method: ['lora'] is not a mapping or one of: full, lora"),
         ("gates: {accuracy: {min: 1, max: 0}}", "min 1.0 is above max 0.0"),
@@ -83,6 +86,10 @@ WRONG = {
     "one label, no data": [
         ("task: {type: classification, labels: [a]}", "labels: at least 2 are needed"),
         ("data: {}", "data: no data: give train_file, data_dir or dataset_name"),
+        (
+            "model: {from_config: {model_type: gpt2}, tokenizer: a/b, trust_remote_code: true}",
+            "model: trust_remote_code needs a revision that is a full 40-character commit id",
+        ),
     ],
     "empty label, no path": [
         ("task: {type: classification, labels: [a, '']}", "labels: '' is empty"),

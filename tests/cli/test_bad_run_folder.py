@@ -8,8 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import ftkit
+from ftkit.run import Run
 
 Refused = Callable[..., str]
 
@@ -53,6 +57,37 @@ def test_a_folder_that_is_no_run(
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("years of work")
     refused(code, "finetune", "recipe.yaml", "--set", f"output_dir={output}", *options, says=says)
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--resume"])
+def test_a_folder_with_a_manifest_of_something_else(option: str, folder: Path, refused: Refused) -> None:
+    """Web apps and browser extensions have a manifest.json as well."""
+    (folder / "app").mkdir()
+    (folder / "app" / "manifest.json").write_text(json.dumps({"name": "app", "versions": {"node": "20"}}))
+    (folder / "app" / "recipe.yaml").write_text("bread: flour")
+    refused(2, "finetune", "recipe.yaml", "--set", "output_dir=app", option, says=f"{folder / 'app'}: ")
+
+
+def test_only_what_a_run_wrote_is_replaced(run: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(run, tmp_path / "run")
+    (mine / "notes.txt").write_text("what I learned from it")
+    (mine / "predictions.jsonl").write_text("of the old run")
+    ftkit.finetune(run.parent / "recipe.yaml", [f"output_dir={mine}"], overwrite=True)
+    assert (mine / "notes.txt").read_text() == "what I learned from it"
+    assert "of the old run" not in (mine / "predictions.jsonl").read_text()
+
+
+def test_a_run_that_is_killed_among_its_checkpoints_is_finished(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path, **options: object) -> None:
+        assert folder.name == "checkpoints"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftkit.run.shutil", SimpleNamespace(rmtree=killed))
+    with pytest.raises(KeyboardInterrupt):
+        ftkit.finetune(run.parent / "recipe.yaml", [f"output_dir={tmp_path / 'run'}"])
+    assert Run.load(tmp_path / "run").finished
 
 
 @pytest.mark.parametrize("output", ["/proc/model", "taken.txt"])

@@ -162,6 +162,16 @@ def test_prompts_are_answered_by_two_processes_as_by_one(make: Any, whole: Any, 
     assert (two / "predictions.jsonl").read_text() == (one / "predictions.jsonl").read_text()
 
 
+def test_only_the_main_process_writes_an_evaluation(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ftkit.finetune(make("scored", "21", max_steps=1))
+    monkeypatch.setenv("RANK", "1")
+    scores = ftkit.evaluate(run.folder, split="validation")
+    assert scores.metrics["metrics"] and not scores.folder.exists()
+    monkeypatch.setenv("RANK", "0")
+    assert ftkit.evaluate(run.folder, split="validation").metrics == scores.metrics
+    assert (scores.folder / "predictions.jsonl").is_file()
+
+
 def test_models_that_share_an_embedding_widely_are_not_sharded(tiny: Any) -> None:
     sharding.refuse_widely_shared(AutoModelForCausalLM.from_pretrained(tiny("gpt2")))
     with pytest.raises(UsageError, match=r"encoder\.embed_tokens, decoder\.embed_tokens"):

@@ -108,6 +108,15 @@ def test_a_model_that_does_not_fit_is_refused(
     assert not (tmp_path / "refused").exists()
 
 
+def test_files_that_were_read_take_no_memory_in_a_container(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text(f"{2**20}\n")
+    (tmp_path / "memory.current").write_text(f"{1_000_000}\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\ninactive_anon 7\ninactive_file 900000\n")
+    assert memory.free_memory(tmp_path) == 2**20 - 100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory(tmp_path) > 2**20
+
+
 # A fresh process, since a peak is never forgotten: 6 layers of width 256 over 64 rows of 64 tokens.
 MEASURE = """
 import json, sys
