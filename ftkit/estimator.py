@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ def make_estimator(
     recipe: Recipe,
     labels: Sequence[str],
     *,
+    learned: Mapping[str, Any],
     train: Sequence[Record] = (),
     max_length: int | None = None,
 ) -> Estimator:
@@ -30,6 +31,7 @@ def make_estimator(
     Args:
         recipe: The complete recipe.
         labels: Label names in the model's order.
+        learned: What the task's objective knows of the training records.
         train: Training records, from which a fresh model's tokenizer is learned.
         max_length: The longest input of a finished run; by default found when the model loads.
     """
@@ -62,10 +64,10 @@ def make_estimator(
             folder, with_language_model(head, family_of(recipe, read_config(folder)))
         )
 
-    def objective(train: Sequence[Record], config: Any) -> Any:
+    def objective(config: Any) -> Any:
         smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
         family = family_of(recipe, config.to_dict()).name()
-        return recipe.task.objective(labels, train, family=family, label_smoothing=smoothing)
+        return recipe.task.objective(labels, learned, family=family, label_smoothing=smoothing)
 
     stopping = recipe.early_stopping
     return recipe.method.estimator(
@@ -111,8 +113,8 @@ def with_language_model(head: Head, family: type[Family]) -> Head:
 
 def finished_estimator(run: Run) -> Estimator:
     """The estimator of a finished run, ready to predict."""
-    estimator = make_estimator(run.recipe, run.labels, max_length=run.max_length)
-    estimator.load(Path(run.folder) / "model", ())
+    estimator = make_estimator(run.recipe, run.labels, learned=run.learned, max_length=run.max_length)
+    estimator.load(Path(run.folder) / "model")
     return estimator
 
 

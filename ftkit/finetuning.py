@@ -84,11 +84,12 @@ def solve(
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], _validation(dataset)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
-    estimator = make_estimator(recipe, dataset.labels, train=train)
+    learned = recipe.task.learned(train, dataset.labels)
+    estimator = make_estimator(recipe, dataset.labels, learned=learned, train=train)
     workplace = run.workplace(resume=resume, profile=profile)
     estimator.prepare(train, validated=bool(validation), workplace=workplace)
     if main:
-        run.start(dataset, limit=limit, resume=resume)
+        run.start(dataset, learned=learned, limit=limit, resume=resume)
     processes().wait_for_everyone()
     log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
     chosen = [metric for metric in recipe.metrics if recipe.best_needs_text or not metric.reads_text]

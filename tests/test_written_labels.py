@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -145,6 +146,29 @@ def test_questions_with_a_head(tiny: Callable, things: Path, architecture: str) 
     assert run.metrics["metrics"]["normalized_exact_match"]["value"] > 0.8
     (found,) = ftkit.predict(run, [("what", "of the my ball is green and good")])
     assert found.value.start == "of the my ball is green and good".find(found.value.text)
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_a_finished_run_answers_as_when_it_was_scored(
+    tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unanswerable: bool
+) -> None:
+    """Whether training questions had no answer is known afterwards too."""
+    best = QuestionHead._best
+
+    def unsure(self: QuestionHead, *given: Any) -> Any:
+        score, _, place = best(self, *given)
+        return score, score + 1, place
+
+    monkeypatch.setattr(QuestionHead, "_best", unsure)
+    rows = [{"question": "a", "context": "my red ball", "answers": "red"}] * 4
+    for split, last in (("train", {"answers": ""} if unanswerable else {}), ("test", {})):
+        text = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | last])
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    tree = tree_of("qa", tiny("bert"), {"data_dir": str(tmp_path)}, output_dir=str(tmp_path / "run"))
+    run = ftkit.finetune(tree, ["training.max_steps=1", "model.max_length=32"])
+    scored = (run.folder / "predictions.jsonl").read_text()
+    assert scored.count('"prediction": ""') == (5 if unanswerable else 0)
+    assert (ftkit.evaluate(run.folder).folder / "predictions.jsonl").read_text() == scored
 
 
 @pytest.mark.parametrize("longest", [12, 20, 60])

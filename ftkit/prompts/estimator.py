@@ -132,7 +132,7 @@ class PromptEstimator:
             "shots": shots,
         }
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
+    def load(self, folder: Path) -> None:
         """Take up the shots that an earlier `fit` saved.
 
         Raises:

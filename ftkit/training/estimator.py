@@ -88,7 +88,7 @@ class TrainedEstimator:
         self.arguments = self._arguments(workplace, validated)
         set_seed(self.setup.seed)
         loaded = self.setup.load()
-        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
         lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
@@ -194,24 +194,19 @@ class TrainedEstimator:
             # Adapters do not bring it, and it says what ends an answer.
             self.model.generation_config.save_pretrained(folder)
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
-        """Take up what an earlier `fit` saved.
-
-        Args:
-            folder: The run's `model/`.
-            train: Records whose label counts decide class weights; may be empty to predict.
-        """
+    def load(self, folder: Path) -> None:
+        """Take up what an earlier `fit` saved in the run's `model/`."""
         model = self.restore(folder)
         tokenizer = self.setup.load_tokenizer(folder)
         limit = self.setup.max_length
         assert limit is not None, "a finished run knows its longest input"
-        self._use(model, tokenizer, limit, train)
+        self._use(model, tokenizer, limit)
 
-    def _use(self, model: nn.Module, tokenizer: Any, max_length: int, train: Sequence[Record]) -> None:
+    def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.objective = self.setup.objective(train, self.model.config)
+        self.objective = self.setup.objective(self.model.config)
         self.objective.prepare(tokenizer, max_length)
         if isinstance(self.objective, WritingHead):
             self._end_where_answers_end(self.objective, tokenizer)

@@ -63,7 +63,7 @@ class Setup:
         load: Loads the pretrained model with the head that the method needs.
         load_finished: Loads a model that a run saved whole.
         load_tokenizer: Loads the tokenizer that a run saved.
-        objective: Makes the objective from the training records, for a model with that configuration.
+        objective: Makes the objective for a model with that configuration.
         generation: How texts are written, by the names of transformers' `GenerationConfig`.
         write_in_validation: Whether validation during training needs written texts.
         task_type: The type of the task.
@@ -85,7 +85,7 @@ class Setup:
     load: Callable[[], Loaded]
     load_finished: Callable[[Path], PreTrainedModel]
     load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
-    objective: Callable[[Sequence[Record], PretrainedConfig], Objective]
+    objective: Callable[[PretrainedConfig], Objective]
     arguments: Mapping[str, Any]
     precision: str
     micro_batch: bool
@@ -144,7 +144,7 @@ class Estimator(Protocol):
     ) -> dict[str, Any]:
         """Learn from the training records and save what was learned; returns figures of the run."""
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
+    def load(self, folder: Path) -> None:
         """Take up what an earlier `fit` saved."""
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:

@@ -262,7 +262,7 @@ def merging() -> Any:
 
 
 def head(task: Any, family: str = "decoder") -> WritingHead:
-    return task.objective((), (), family=family, label_smoothing=0.0)
+    return task.objective((), {}, family=family, label_smoothing=0.0)
 
 
 def one_row(task: Any, record: Record, tokenizer: Any, family: str = "decoder") -> Any:
