@@ -92,11 +92,12 @@ def solve(
         run.start(dataset, learned=learned, limit=limit, resume=resume)
     processes().wait_for_everyone()
     log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
-    chosen = [metric for metric in recipe.metrics if recipe.best_needs_text or not metric.reads_text]
     figures = estimator.fit(
         train,
         validation,
-        lambda predictions: headline_scores(predictions, validation, chosen, dataset.labels),
+        lambda predictions: headline_scores(
+            predictions, validation, recipe.validation_metrics, dataset.labels
+        ),
         workplace,
     )
     scores, predictions = None, list[Prediction]()

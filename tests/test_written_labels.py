@@ -148,6 +148,18 @@ def test_questions_with_a_head(tiny: Callable, things: Path, architecture: str) 
     assert found.value.start == "of the my ball is green and good".find(found.value.text)
 
 
+@pytest.mark.parametrize("task", ["ner", "qa"])
+def test_validation_by_the_loss_writes_nothing(tiny: Callable, things: Path, task: str) -> None:
+    options = {"type": task, "formulation": "text"}
+    tree = tree_of(options, tiny("gpt2"), {"data_dir": str(things / task)}, output_dir=str(things / "run"))
+    tree["data"] |= {"validation_fraction": 0.1}
+    tree["training"] = {"max_steps": 1, "metric_for_best_model": "loss"}
+    run = ftkit.finetune(tree, ["generation.max_new_tokens=2"], limit=40)
+    logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    (scores,) = [entry for entry in logged if "eval_loss" in entry]
+    assert {name for name in scores if name.startswith("eval_")} == {"eval_loss"}
+
+
 @pytest.mark.parametrize("unanswerable", [False, True])
 def test_a_finished_run_answers_as_when_it_was_scored(
     tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unanswerable: bool

@@ -117,8 +117,9 @@ class Task(Component):
         """The head that a model needs for this task."""
 
     def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
-        """What the objective knows of the training records besides the labels; a run keeps it as JSON, so that
-        it predicts after it was loaded as it did before.
+        """What the objective knows of the training records besides the labels.
+
+        A run keeps it as JSON, so that it predicts after it was loaded as it did before.
         """
         return {}
 
