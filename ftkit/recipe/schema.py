@@ -190,6 +190,19 @@ class Recipe(Block):
         """Whether a metric scores what the model writes, rather than the loss of a known text."""
         return self.task.writes and (metric.reads_text or self.task.answer != "text")
 
+    @property
+    def needs_validation(self) -> str:
+        """The key that asks for validation during training; empty where none does."""
+        if self.early_stopping:
+            return "early_stopping"
+        asking = {
+            "eval_strategy": ("steps", "epoch"),
+            "load_best_model_at_end": (True,),
+            "save_strategy": ("best",),
+        }
+        keys = (key for key, values in asking.items() if self.arguments.get(key) in values)
+        return next((f"training.{key}" for key in keys), "")
+
     def family_of(self, config: Mapping[str, Any]) -> type[Family] | None:
         """The family that owns a model configuration."""
         owners = [family for family in discover(Family).values() if family.owns(config)]

@@ -132,16 +132,19 @@ class Estimator(Protocol):
 
     precision: str
 
-    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
-        """Load what is needed to learn; nothing is written yet."""
+    def prepare(
+        self, train: Sequence[Record], validation: Sequence[Record], *, score: Scorer, workplace: Workplace
+    ) -> None:
+        """Load what is needed to learn, and refuse what cannot be done; nothing is written yet.
 
-    def fit(
-        self,
-        train: Sequence[Record],
-        validation: Sequence[Record],
-        score: Scorer,
-        workplace: Workplace,
-    ) -> dict[str, Any]:
+        Args:
+            train: Records to learn from.
+            validation: Records to choose the checkpoint on; may be empty.
+            score: Scores validation predictions.
+            workplace: Where the run will be.
+        """
+
+    def fit(self, train: Sequence[Record], workplace: Workplace) -> dict[str, Any]:
         """Learn from the training records and save what was learned; returns figures of the run."""
 
     def load(self, folder: Path) -> None:
