@@ -181,18 +181,23 @@ class DocumentHead(LanguageHead):
     def predictions(
         self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
     ) -> list[Prediction]:
-        """The loss of each document: the sum over the windows that begin in it."""
+        """The loss of each document: the sum over the windows that begin in it.
+
+        Joined documents share windows, and one in which none begins has its tokens foretold all the same: the
+        bytes of all are counted, and only their sums tell something.
+        """
         sums = [[0.0, 0] for _ in records]
         for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
             sums[owner] = [sums[owner][0] + loss, int(sums[owner][1]) + tokens]
         whole = self.kind == "decoder"
+        joined = self.join and bool(encoded.owners)
         return [
             Prediction(
                 Writing(
                     "",
                     loss=loss,
                     tokens=int(tokens),
-                    octets=len(record.text.encode()) if whole and tokens else 0,
+                    octets=len(record.text.encode()) if whole and (joined or tokens) else 0,
                 )
             )
             for record, (loss, tokens) in zip(records, sums, strict=True)
