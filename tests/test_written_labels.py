@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import ftkit
-from ftkit.records import Entities, Record, Span
+from ftkit.records import Entities, Record, Span, Writing
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
 from ftkit.tasks.ner import _entities_of, words_of
 from ftkit.training.question_head import QuestionHead
@@ -198,6 +198,24 @@ def test_windows_hold_the_answer(tiny: Callable, longest: int) -> None:
         first, last = row["labels"]
         found.add(tokenizer.decode(row["input_ids"][first : last + 1]) if first else "")
     assert found - {""} == {"green"}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("words", [1, 20, 25, 40])
+def test_a_long_question_leaves_room_for_the_context(tiny: Callable, architecture: str, words: int) -> None:
+    longest, context = 32, "of the my ball " * 8 + "green"
+    tokenizer = AutoTokenizer.from_pretrained(tiny(architecture))
+    record = Record("red " * words, text_pair=context, target=Writing("green", start=context.find("green")))
+    head = QuestionHead()
+    head.prepare(tokenizer, longest)
+    encoded = head.encode([record], tokenizer, longest)
+    asked = tokenizer(record.text, add_special_tokens=False)["input_ids"]
+    assert encoded.truncated == (len(asked) > longest // 2)
+    assert max(len(row["input_ids"]) for row in encoded.features) <= longest
+    tokens = len(tokenizer(context, add_special_tokens=False)["input_ids"])
+    # Windows share 8 tokens; at least 13 of the 32 are of the context.
+    assert len(encoded.features) <= tokens / (13 - 8) + 1
+    assert any(row["labels"][0] for row in encoded.features)
 
 
 @pytest.mark.parametrize(
