@@ -110,8 +110,8 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
         family = family_of(recipe, found.to_dict()).name()
         tokenizer = loading.load_tokenizer(located, source)
         longest = loading.longest_input(found, tokenizer, source.max_length)
-    learned = recipe.task.learned(train, dataset.labels)
-    objective = recipe.task.objective(dataset.labels, learned, family=family, label_smoothing=0.0)
+    known = recipe.task.learned(train, dataset.labels)
+    objective = recipe.task.objective(dataset.labels, known, family=family, label_smoothing=0.0)
     objective.prepare(tokenizer, longest)
     # Which rows share a sequence is known when all are.
     looked = train if objective.packing else train[: max(count, _FEWEST_ROWS)]

@@ -20,6 +20,7 @@ from ftkit.records import Prediction, Record
 from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
+from ftkit.training.cpu import keep_kernels, keep_memory
 from ftkit.training.engine import Engine
 from ftkit.training.generation import Writer, end_tokens
 from ftkit.training.heads import Encoded, Features
@@ -74,6 +75,7 @@ class TrainedEstimator:
         self.max_length = 0
         self.new_parameters: tuple[str, ...] = ()
         self.auto_class = ""
+        self._writer: Writer | None = None
 
     # Fitting ----------------------------------------------------------------------------
 
@@ -89,6 +91,9 @@ class TrainedEstimator:
             InputError: The model cannot be loaded, or no row fits.
         """
         load_everywhere()
+        if processes().device.type == "cpu":
+            keep_kernels()
+            keep_memory()
         self.arguments = self._arguments(workplace, bool(validation))
         set_seed(self.setup.seed)
         loaded = self.setup.load()
@@ -218,6 +223,7 @@ class TrainedEstimator:
 
     def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
+        self._writer = None
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.objective = self.setup.objective(self.model.config)
@@ -352,6 +358,8 @@ class TrainedEstimator:
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
             predictions, loss = self._predict(validation, encoded, write=write)
+            # Training goes on with other weights.
+            self._writer = None
             return {"loss": loss, **score(predictions)}
 
         return evaluate
@@ -424,7 +432,16 @@ class TrainedEstimator:
         self.model.generation_config.pad_token_id = tokenizer.pad_token_id
 
     def writer(self) -> Writer:
-        """What writes texts with the model as it is now."""
+        """What writes texts with the model as it is; kept, since it may have a copy in another precision.
+
+        The model itself keeps its weights: losses are computed as in training, so that a finished run has the
+        scores that it had.
+        """
+        if self._writer is None:
+            self._writer = self._new_writer()
+        return self._writer
+
+    def _new_writer(self) -> Writer:
         assert isinstance(self.objective, WritingHead)
         assert self.tokenizer is not None
         return Writer(

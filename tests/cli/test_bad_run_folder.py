@@ -93,7 +93,7 @@ def test_a_run_is_not_replaced_by_a_failure(
     [
         (
             "early_stopping={patience: 1}",
-            "early_stopping needs validation rows with labels, and there are none",
+            "early_stopping needs validation rows with labels",
         ),
         ("training.eval_strategy=steps", "training.eval_strategy needs validation rows with labels"),
         ("training.report_to=nowhere", "training: nowhere is not supported"),
