@@ -285,8 +285,9 @@ class Ours:
         recipe = load_recipe(recipe_of(job))
         dataset = load_records(recipe.data, recipe.task, trains=False)
         self.records = dataset["test"]
-        self.estimator: Any = make_estimator(recipe, dataset.labels)
-        self.estimator.prepare(dataset["train"], validated=False, workplace=Workplace(Path("unused")))
+        self.estimator: Any = make_estimator(recipe, dataset.labels, learned={})
+        workplace = Workplace(Path("unused"))
+        self.estimator.prepare(dataset["train"], (), score=lambda predictions: {}, workplace=workplace)
         self.solver = self.estimator.solvers[""]
         self.parameters = sum(p.numel() for p in self.solver.answerer.ranker.model.parameters())
         self.rate = matmul_rate("cpu", job["precision"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ def make_estimator(
     recipe: Recipe,
     labels: Sequence[str],
     *,
+    learned: Mapping[str, Any],
     train: Sequence[Record] = (),
     max_length: int | None = None,
 ) -> Estimator:
@@ -32,6 +33,7 @@ def make_estimator(
     Args:
         recipe: The complete recipe.
         labels: Label names in the model's order.
+        learned: What the task's objective knows of the training records.
         train: Training records, from which a fresh model's tokenizer is learned.
         max_length: The longest input of a finished run; by default found when the model loads.
     """
@@ -45,7 +47,7 @@ def make_estimator(
             load=model.load,
             load_finished=model.load_finished,
             load_tokenizer=loading.load_saved_tokenizer,
-            objective=partial(_objective, recipe, labels),
+            objective=partial(_objective, recipe, labels, learned),
             arguments=recipe.arguments,
             precision=recipe.engine.precision,
             micro_batch=recipe.engine.micro_batch == "auto",
@@ -107,11 +109,11 @@ class _Model:
         return family, Head(self.head.auto_class or family.language_model, self.head.config)
 
 
-def _objective(recipe: Recipe, labels: Sequence[str], train: Sequence[Record], config: Any) -> Any:
+def _objective(recipe: Recipe, labels: Sequence[str], learned: Mapping[str, Any], config: Any) -> Any:
     """The task's objective for a model with this configuration."""
     smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
     family = family_of(recipe, config.to_dict()).name()
-    return recipe.task.objective(labels, train, family=family, label_smoothing=smoothing)
+    return recipe.task.objective(labels, learned, family=family, label_smoothing=smoothing)
 
 
 def texts_of(records: Sequence[Record]) -> Iterator[str]:
@@ -132,8 +134,8 @@ def finished_estimator(run: Run) -> Estimator:
         InputError: The base model that its adapters or prompts need is gone, or no longer the same.
     """
     run.refuse_other_base()
-    estimator = make_estimator(run.pinned, run.labels, max_length=run.max_length)
-    estimator.load(Path(run.folder) / "model", ())
+    estimator = make_estimator(run.pinned, run.labels, learned=run.learned, max_length=run.max_length)
+    estimator.load(Path(run.folder) / "model")
     return estimator
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import make_estimator
-from ftkit.recipe import load_recipe
-from ftkit.records import Dataset, Prediction, Scores, labelled
+from ftkit.recipe import Recipe, load_recipe
+from ftkit.records import Dataset, Prediction, Record, Scores, labelled
 from ftkit.run import Run
 from ftkit.scoring import choose_split, evaluate_split, headline_scores
 from ftkit.training.processes import is_main_process, processes
@@ -82,23 +82,25 @@ def solve(
     tell(dataset)
     if not recipe.method.trains and recipe.arguments:
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
-    train, validation = dataset["train"], _validation(dataset)
+    train, validation = dataset["train"], validation_of(dataset, recipe)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
+    learned = recipe.task.learned(train, dataset.labels)
     run.pin()
-    estimator = make_estimator(run.pinned, dataset.labels, train=train)
+    estimator = make_estimator(run.pinned, dataset.labels, learned=learned, train=train)
     workplace = run.workplace(resume=resume, profile=profile)
-    estimator.prepare(train, validated=bool(validation), workplace=workplace)
-    if main:
-        run.start(dataset, limit=limit, resume=resume)
-    processes().wait_for_everyone()
-    log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
-    chosen = [metric for metric in recipe.metrics if recipe.best_needs_text or not metric.reads_text]
-    figures = estimator.fit(
+    estimator.prepare(
         train,
         validation,
-        lambda predictions: headline_scores(predictions, validation, chosen, dataset.labels),
-        workplace,
+        score=lambda predictions: headline_scores(
+            predictions, validation, recipe.validation_metrics, dataset.labels
+        ),
+        workplace=workplace,
     )
+    if main:
+        run.start(dataset, learned=learned, limit=limit, resume=resume)
+    processes().wait_for_everyone()
+    log.info("%s: method %s", "Training" if recipe.method.trains else "Prompting", recipe.method.type)
+    figures = estimator.fit(train, workplace)
     scores, predictions = None, list[Prediction]()
     if scored := _scored_split(dataset, split):
         log.info("Evaluating on %s", scored)
@@ -121,8 +123,20 @@ def tell(dataset: Dataset) -> None:
         log.warning("  note: %s", note)
 
 
-def _validation(dataset: Dataset) -> Any:
-    return dataset["validation"] if labelled(dataset["validation"]) else ()
+def validation_of(dataset: Dataset, recipe: Recipe) -> Sequence[Record]:
+    """The records to validate on during training; empty where none have labels.
+
+    Raises:
+        UsageError: The recipe asks for validation then.
+    """
+    if labelled(dataset["validation"]):
+        return dataset["validation"]
+    if recipe.method.trains and (key := recipe.needs_validation):
+        raise UsageError(
+            f"{key} needs validation rows with labels, and there are none",
+            hint="give data.validation_file or data.validation_fraction, or leave it out",
+        )
+    return ()
 
 
 def _scored_split(dataset: Dataset, asked: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of
+from ftkit.finetuning import validation_of
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.training.positions import longest_prompt, positions_of
 
@@ -41,6 +42,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
         report["data"] = f"{name} ({kind}, not looked at)"
         return report
     dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS, trains=checked.method.trains)
+    validation_of(dataset, checked)
     for split, records in dataset.splits.items():
         more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
         report[split] = f"{len(records):,} rows{more}"

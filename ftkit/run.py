@@ -169,6 +169,11 @@ class Run:
         return tuple(self.manifest["labels"])
 
     @property
+    def learned(self) -> dict[str, Any]:
+        """What the task's objective knows of the training rows."""
+        return dict(self.manifest.get("learned", {}))
+
+    @property
     def max_length(self) -> int:
         return int(self.manifest["training"]["max_length"])
 
@@ -225,8 +230,16 @@ class Run:
     def workplace(self, *, resume: bool = False, profile: bool = False) -> Workplace:
         return Workplace(self.folder, resume, profile)
 
-    def start(self, dataset: Dataset, *, limit: int | None, resume: bool = False) -> None:
+    def start(
+        self, dataset: Dataset, *, learned: Mapping[str, Any], limit: int | None, resume: bool = False
+    ) -> None:
         """Write the recipe and what is known before training; an older run is removed.
+
+        Args:
+            dataset: The rows that were read.
+            learned: What the task's objective knows of the training rows.
+            limit: The most rows of a split that were read.
+            resume: Whether to go on with the run that is there.
 
         Raises:
             UsageError: A resumed run would see other data than it started with.
@@ -252,6 +265,7 @@ class Run:
             "limit": limit,
             "task": self.recipe.task.model_dump(),
             "labels": list(dataset.labels),
+            "learned": dict(learned),
             "data": data,
             "notes": list(dataset.notes),
             "pairs": any(records[0].text_pair is not None for records in dataset.splits.values()),

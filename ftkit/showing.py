@@ -69,7 +69,7 @@ def prompt_examples(recipe: Recipe, count: int) -> list[dict[str, Any]]:
     located = recipe.model.locate().ready()
     family_of(recipe, loading.load_config(located, recipe.model).to_dict())
     tokenizer = loading.load_tokenizer(located, recipe.model)
-    estimator = make_estimator(recipe, dataset.labels)
+    estimator = make_estimator(recipe, dataset.labels, learned={})
     assert isinstance(estimator, PromptEstimator)
     return [
         {
@@ -110,7 +110,8 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
         family = family_of(recipe, found.to_dict()).name()
         tokenizer = loading.load_tokenizer(located, source)
         longest = loading.longest_input(found, tokenizer, source.max_length)
-    objective = recipe.task.objective(dataset.labels, train, family=family, label_smoothing=0.0)
+    known = recipe.task.learned(train, dataset.labels)
+    objective = recipe.task.objective(dataset.labels, known, family=family, label_smoothing=0.0)
     objective.prepare(tokenizer, longest)
     # Which rows share a sequence is known when all are.
     looked = train if objective.packing else train[: max(count, _FEWEST_ROWS)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 import ftkit
-from ftkit.records import Entities, Record, Span
+from ftkit.records import Entities, Record, Span, Writing
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
 from ftkit.training.question_head import QuestionHead
 from ftkit.words import entities_by_characters, words_of
@@ -147,6 +148,41 @@ def test_questions_with_a_head(tiny: Callable, things: Path, architecture: str) 
     assert found.value.start == "of the my ball is green and good".find(found.value.text)
 
 
+@pytest.mark.parametrize("task", ["ner", "qa"])
+def test_validation_by_the_loss_writes_nothing(tiny: Callable, things: Path, task: str) -> None:
+    options = {"type": task, "formulation": "text"}
+    tree = tree_of(options, tiny("gpt2"), {"data_dir": str(things / task)}, output_dir=str(things / "run"))
+    tree["data"] |= {"validation_fraction": 0.1}
+    tree["training"] = {"max_steps": 1, "metric_for_best_model": "loss"}
+    run = ftkit.finetune(tree, ["generation.max_new_tokens=2"], limit=40)
+    logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    (scores,) = [entry for entry in logged if "eval_loss" in entry]
+    assert {name for name in scores if name.startswith("eval_")} == {"eval_loss"}
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_a_finished_run_answers_as_when_it_was_scored(
+    tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unanswerable: bool
+) -> None:
+    """Whether training questions had no answer is known afterwards too."""
+    best = QuestionHead._best
+
+    def unsure(self: QuestionHead, *given: Any) -> Any:
+        score, _, place = best(self, *given)
+        return score, score + 1, place
+
+    monkeypatch.setattr(QuestionHead, "_best", unsure)
+    rows = [{"question": "a", "context": "my red ball", "answers": "red"}] * 4
+    for split, last in (("train", {"answers": ""} if unanswerable else {}), ("test", {})):
+        text = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | last])
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    tree = tree_of("qa", tiny("bert"), {"data_dir": str(tmp_path)}, output_dir=str(tmp_path / "run"))
+    run = ftkit.finetune(tree, ["training.max_steps=1", "model.max_length=32"])
+    scored = (run.folder / "predictions.jsonl").read_text()
+    assert scored.count('"prediction": ""') == (5 if unanswerable else 0)
+    assert (ftkit.evaluate(run.folder).folder / "predictions.jsonl").read_text() == scored
+
+
 @pytest.mark.parametrize("longest", [12, 20, 60])
 def test_windows_hold_the_answer(tiny: Callable, longest: int) -> None:
     """In some window the labels decode to the answer; in the others they point at the first token."""
@@ -162,6 +198,24 @@ def test_windows_hold_the_answer(tiny: Callable, longest: int) -> None:
         first, last = row["labels"]
         found.add(tokenizer.decode(row["input_ids"][first : last + 1]) if first else "")
     assert found - {""} == {"green"}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("words", [1, 20, 25, 40])
+def test_a_long_question_leaves_room_for_the_context(tiny: Callable, architecture: str, words: int) -> None:
+    longest, context = 32, "of the my ball " * 8 + "green"
+    tokenizer = AutoTokenizer.from_pretrained(tiny(architecture))
+    record = Record("red " * words, text_pair=context, target=Writing("green", start=context.find("green")))
+    head = QuestionHead()
+    head.prepare(tokenizer, longest)
+    encoded = head.encode([record], tokenizer, longest)
+    asked = tokenizer(record.text, add_special_tokens=False)["input_ids"]
+    assert encoded.truncated == (len(asked) > longest // 2)
+    assert max(len(row["input_ids"]) for row in encoded.features) <= longest
+    tokens = len(tokenizer(context, add_special_tokens=False)["input_ids"])
+    # Windows share 8 tokens; at least 13 of the 32 are of the context.
+    assert len(encoded.features) <= tokens / (13 - 8) + 1
+    assert any(row["labels"][0] for row in encoded.features)
 
 
 @pytest.mark.parametrize(

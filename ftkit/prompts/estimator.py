@@ -86,7 +86,9 @@ class PromptEstimator:
         self.precision = resolve_precision(setup.precision)
         self.solvers: dict[str, Solver] = {}
 
-    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
+    def prepare(
+        self, train: Sequence[Record], validation: Sequence[Record], *, score: Scorer, workplace: Workplace
+    ) -> None:
         """Load the model and choose the shots.
 
         Raises:
@@ -106,9 +108,7 @@ class PromptEstimator:
             if self._loaded.auto_class not in _RANKERS:
                 _note_beginnings(plan)
 
-    def fit(
-        self, train: Sequence[Record], validation: Sequence[Record], score: Scorer, workplace: Workplace
-    ) -> dict[str, Any]:
+    def fit(self, train: Sequence[Record], workplace: Workplace) -> dict[str, Any]:
         """Measure what calibration needs and save the shots; nothing is trained."""
         for number, (plan, solver) in enumerate(zip(self.plans, self.solvers.values(), strict=True)):
             name = f"answers-{number}-{processes().process_index}.jsonl"
@@ -132,7 +132,7 @@ class PromptEstimator:
             "shots": shots,
         }
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
+    def load(self, folder: Path) -> None:
         """Take up the shots that an earlier `fit` saved.
 
         Raises:

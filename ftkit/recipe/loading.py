@@ -209,6 +209,8 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
             ("training", "metric_for_best_model"),
             f"{best!r} is not computed; metrics has: {', '.join([*headlines, LOSS])}",
         )
+    if recipe.early_stopping and recipe.arguments.get("eval_strategy") == "no":
+        problem(("early_stopping",), "waits for validation scores, and training.eval_strategy is no")
     if recipe.model.from_config and recipe.method.type != "full":
         problem(("method",), f"a fresh model is trained whole: method full, not {recipe.method.type}")
     return problems

@@ -179,9 +179,29 @@ class Recipe(Block):
     def best_needs_text(self) -> bool:
         """Whether the score that chooses the checkpoint is one of written texts."""
         name, _ = self.best_metric
-        if self.task.writes and self.task.answer != "text":
-            return name != LOSS
-        return any(metric.name() == name and metric.reads_text for metric in self.metrics)
+        return any(metric.name() == name and self._scores_writing(metric) for metric in self.metrics)
+
+    @property
+    def validation_metrics(self) -> list[Metric]:
+        """The metrics of validation during training; texts are written only where the best one needs them."""
+        return [metric for metric in self.metrics if self.best_needs_text or not self._scores_writing(metric)]
+
+    def _scores_writing(self, metric: Metric) -> bool:
+        """Whether a metric scores what the model writes, rather than the loss of a known text."""
+        return self.task.writes and (metric.reads_text or self.task.answer != "text")
+
+    @property
+    def needs_validation(self) -> str:
+        """The key that asks for validation during training; empty where none does."""
+        if self.early_stopping:
+            return "early_stopping"
+        asking = {
+            "eval_strategy": ("steps", "epoch"),
+            "load_best_model_at_end": (True,),
+            "save_strategy": ("best",),
+        }
+        keys = (key for key, values in asking.items() if self.arguments.get(key) in values)
+        return next((f"training.{key}" for key in keys), "")
 
     def family_of(self, config: Mapping[str, Any]) -> type[Family] | None:
         """The family that owns a model configuration."""

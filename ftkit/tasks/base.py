@@ -121,11 +121,25 @@ class Task(Component):
     def head(self, labels: Sequence[str]) -> Head:
         """The head that a model needs for this task."""
 
+    def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+        """What the objective knows of the training records besides the labels.
+
+        A run keeps it as JSON, so that it predicts after it was loaded as it did before.
+        """
+        return {}
+
     @abstractmethod
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
-        """Features in, losses and predictions out, for models of a family with this task's head."""
+        """Features in, losses and predictions out, for models of a family with this task's head.
+
+        Args:
+            labels: The label names.
+            learned: What `learned` found.
+            family: The family of the model.
+            label_smoothing: Share of the probability spread over all labels or tokens.
+        """
 
     @property
     def asked_by(self) -> tuple[str, ...]:

@@ -157,8 +157,13 @@ class Classification(Task):
             },
         )
 
+    def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+        """The weights of the labels, where they have some."""
+        weights = self._weights(labels, train)
+        return {} if weights is None else {"weights": weights}
+
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         if self.writes:
             return self._written(labels, family, label_smoothing)
@@ -170,7 +175,7 @@ class Classification(Task):
             labels=tuple(labels),
             multi_label=self.multi_label,
             threshold=self.threshold,
-            weights=self._weights(labels, train),
+            weights=learned.get("weights"),
             label_smoothing=label_smoothing,
         )
 

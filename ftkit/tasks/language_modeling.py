@@ -90,7 +90,7 @@ class LanguageModeling(Task):
         return Head(None, {})
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         from ftkit.training.documents import DocumentHead
 
@@ -130,11 +130,13 @@ class LanguageModeling(Task):
         if not value.tokens:
             return {"tokens": 0}
         bits = value.loss / math.log(2)
+        # Joined documents have their tokens foretold in each other's windows.
+        alone = self.documents == "separate"
         return {
             "loss": round(value.loss / value.tokens, 6),
             "tokens": value.tokens,
             "perplexity": round(math.exp(min(value.loss / value.tokens, 700)), 4),
-            **({"bits_per_byte": round(bits / value.octets, 6)} if value.octets else {}),
+            **({"bits_per_byte": round(bits / value.octets, 6)} if value.octets and alone else {}),
         }
 
     def prediction_text(self, prediction: Prediction, record: Record) -> str:

@@ -156,7 +156,7 @@ class MultipleChoice(Task):
         return Head(None, {})
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         def render(record: Record) -> Rendered:
             if isinstance(record.target, Writing):  # as the head asks where an answer ends

@@ -276,7 +276,7 @@ class Ner(Task):
         )
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         if self.writes:
             return writing_head(

@@ -105,8 +105,12 @@ class QuestionAnswering(Task):
 
         return Head(None if self.writes else "AutoModelForQuestionAnswering", {})
 
+    def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+        """Whether every question has an answer."""
+        return {"answerable": all(not isinstance(r.target, Writing) or bool(r.target.text) for r in train)}
+
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         if self.writes:
             return writing_head(
@@ -119,9 +123,10 @@ class QuestionAnswering(Task):
             )
         from ftkit.training.question_head import QuestionHead
 
-        answerable = all(not isinstance(r.target, Writing) or r.target.text for r in train)
         return QuestionHead(
-            stride=self.stride, longest=self.max_answer_length, answerable=answerable and bool(train)
+            stride=self.stride,
+            longest=self.max_answer_length,
+            answerable=learned.get("answerable", False),
         )
 
     def _read_by(self, family: str) -> str:

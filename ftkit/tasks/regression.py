@@ -79,7 +79,7 @@ class Regression(Task):
         )
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         from ftkit.training.regression_head import RegressionHead
 

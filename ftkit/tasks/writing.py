@@ -58,7 +58,7 @@ class WritingTask(Task):
         return Head(None, {})
 
     def objective(
-        self, labels: Sequence[str], train: Sequence[Record], *, family: str, label_smoothing: float
+        self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
     ) -> Objective:
         from ftkit.training.writing import WritingHead
 

@@ -184,19 +184,24 @@ class DocumentHead(LanguageHead):
     def predictions(
         self, records: Sequence[Record], encoded: Encoded, decoded: Sequence[Any]
     ) -> list[Prediction]:
-        """The loss of each document: the sum over the windows that begin in it."""
+        """The loss of each document: the sum over the windows that begin in it.
+
+        Joined documents share windows, and one in which none begins has its tokens foretold all the same: the
+        bytes of all are counted, and only their sums tell something.
+        """
         losses, counts = array("d", [0.0]) * len(records), array("q", [0]) * len(records)
         for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
             losses[owner] += loss
             counts[owner] += tokens
         whole = self.kind == "decoder"
+        joined = self.join and len(encoded.owners) > 0
         return [
             Prediction(
                 Writing(
                     "",
                     loss=loss,
                     tokens=tokens,
-                    octets=len(record.text.encode()) if whole and tokens else 0,
+                    octets=len(record.text.encode()) if whole and (joined or tokens) else 0,
                 )
             )
             for record, loss, tokens in zip(records, losses, counts, strict=True)

@@ -25,14 +25,11 @@ from ftkit.training.batches import (
     idle_part,
     micro_batches,
 )
-from ftkit.training.cpu import fast_dropout, keep_kernels, keep_memory
+from ftkit.training.cpu import fast_dropout
 from ftkit.training.heads import Batch, Features
 from ftkit.training.resumable import ResumableTrainer
 from ftkit.training.room import Room, never_out_of_memory
 from ftkit.training.throughput import Meter
-
-keep_kernels()
-keep_memory()
 
 _MOST_SKIPPED_STEPS = 20
 _MOST_ROWS_NAMED = 5
@@ -252,14 +249,16 @@ class Engine(ResumableTrainer):
         # An fp16 scaler skips such a step and lowers its scale; many in a row mean no way back.
         self.skipped_steps += 1
         if self.accelerator.scaler is None or self.skipped_steps >= _MOST_SKIPPED_STEPS:
-            self._stop("the gradient is not finite", torch.tensor([], dtype=torch.long))
+            counted = [batch[ROWS][batch[WEIGHTS] > 0] for batch in self.step_batches]
+            self._stop("the gradient is not finite", torch.cat(counted))
         return norm
 
     def _stop(self, what: str, rows: Tensor) -> None:
         named = [self.where(row) for row in rows.tolist()[:_MOST_ROWS_NAMED]]
+        more = f" and {len(rows) - len(named)} more" if len(rows) > len(named) else ""
         raise DivergedError(
             f"{what} at step {self.state.global_step + 1}; training stopped",
-            where=", ".join(named),
+            where=", ".join(named) + more,
             hint="lower training.learning_rate, add warmup_steps, or use engine.precision: fp32",
         )
 

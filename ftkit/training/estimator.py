@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +20,7 @@ from ftkit.records import Prediction, Record
 from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
+from ftkit.training.cpu import keep_kernels, keep_memory
 from ftkit.training.engine import Engine
 from ftkit.training.features import lengths
 from ftkit.training.generation import Writer, end_tokens, generation_config, said
@@ -73,23 +76,29 @@ class TrainedEstimator:
         self.max_length = 0
         self.new_parameters: tuple[str, ...] = ()
         self.auto_class = ""
+        self._writer: Writer | None = None
 
     # Fitting ----------------------------------------------------------------------------
 
-    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
-        """Load the model and check the arguments: whatever can fail does so before a file is touched.
+    def prepare(
+        self, train: Sequence[Record], validation: Sequence[Record], *, score: Scorer, workplace: Workplace
+    ) -> None:
+        """Load the model, encode the rows, set the engine up: what can fail does so before a file is touched.
 
         The seed is set before any weight is created.
 
         Raises:
             UsageError: transformers refuses the `training` block, or the method this model.
-            InputError: The model cannot be loaded.
+            InputError: The model cannot be loaded, or no row fits.
         """
         load_everywhere()
-        self.arguments = self._arguments(workplace, validated)
+        if processes().device.type == "cpu":
+            keep_kernels()
+            keep_memory()
+        self.arguments = self._arguments(workplace, bool(validation))
         set_seed(self.setup.seed)
         loaded = self.setup.load()
-        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length, train)
+        self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
         lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
@@ -100,7 +109,9 @@ class TrainedEstimator:
             self._room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
-        self.most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
+        most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
+        evaluate = self._validation(validation, score) if validation else None
+        self.engine = self._engine(train, evaluate, workplace, most_tokens)
 
     def _most_tokens(self) -> int | None:
         """The most tokens to compute at once, by what the longest row takes; `None` where batches fit."""
@@ -120,19 +131,45 @@ class TrainedEstimator:
         tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
         return plan(self.model, self.arguments, forward=forward, tokens=tokens)
 
-    def fit(
+    def _engine(
         self,
         train: Sequence[Record],
-        validation: Sequence[Record],
-        score: Scorer,
+        evaluate: Callable[[], dict[str, float]] | None,
         workplace: Workplace,
-    ) -> dict[str, Any]:
+        most_tokens: int | None,
+    ) -> Engine:
+        """The engine, with its data.
+
+        Raises:
+            UsageError: transformers refuses the arguments together.
+        """
+        encoded = self.encoded
+        packed = Packed(encoded.features, self.max_length) if self.objective.packing else None
+
+        def where(row: int) -> str:
+            return train[encoded.owners[row]].where
+
+        with _refusals(), _writing_nothing(self.arguments):
+            engine = Engine(
+                self.model,
+                self.arguments,
+                features=packed or encoded.features,
+                collator=self.collator,
+                where=where if packed is None else lambda number: packed.place(number, where),
+                evaluate=evaluate,
+                callbacks=self._callbacks(workplace, evaluate is not None),
+                micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
+                most_tokens=most_tokens,
+            )
+        # Progress and log file are our own.
+        engine.remove_callback(_stock_progress())
+        return engine
+
+    def fit(self, train: Sequence[Record], workplace: Workplace) -> dict[str, Any]:
         """Train what `prepare` loaded, save `model/`, reload it and compare.
 
         Args:
-            train: Records to learn from.
-            validation: Records to choose the checkpoint on; may be empty.
-            score: Scores validation predictions.
+            train: Records to learn from, as `prepare` got them.
             workplace: Where checkpoints, log and model go.
 
         Returns:
@@ -142,32 +179,12 @@ class TrainedEstimator:
             DivergedError: A loss or a gradient is not finite.
             InputError: The saved model does not predict what the trained one did.
         """
-        encoded = self.encoded
-        figures = self._describe(encoded, len(train))
-        features: Sequence[Features] = encoded.features
-        packed = Packed(features, self.max_length) if self.objective.packing else None
-        if packed is not None:
-            features = packed
+        engine = self.engine
+        figures = self._describe(self.encoded, len(train))
+        if isinstance(packed := engine.rows.features, Packed):
             figures["packed_sequences"] = self._describe_packing(packed)
-
-        def where(row: int) -> str:
-            return train[encoded.owners[row]].where
-
-        engine = Engine(
-            self.model,
-            self.arguments,
-            features=features,
-            collator=self.collator,
-            where=where if packed is None else lambda number: packed.place(number, where),
-            evaluate=self._validation(validation, score) if validation else None,
-            callbacks=self._callbacks(workplace, bool(validation)),
-            micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
-            most_tokens=self.most_tokens,
-        )
         if engine.is_deepspeed_enabled:
             log.warning("  note: DeepSpeed steps at each backward pass: every batch is computed whole")
-        # Progress and log file are our own.
-        engine.remove_callback(_stock_progress())
         started = time.perf_counter()
         checkpoint = newest_checkpoint(workplace.checkpoints) if workplace.resume else None
         if checkpoint:
@@ -185,7 +202,7 @@ class TrainedEstimator:
         if processes().is_main_process:
             self.save(workplace.model, engine, weights)
         processes().wait_for_everyone()
-        self._compare_saved(workplace.model, validation or train)
+        self._compare_saved(workplace.model)
         return figures
 
     def save(self, folder: Path, engine: Engine, weights: dict[str, Tensor] | None) -> None:
@@ -198,24 +215,20 @@ class TrainedEstimator:
             # Adapters do not bring it, and it says what ends an answer.
             self.model.generation_config.save_pretrained(folder)
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
-        """Take up what an earlier `fit` saved.
-
-        Args:
-            folder: The run's `model/`.
-            train: Records whose label counts decide class weights; may be empty to predict.
-        """
+    def load(self, folder: Path) -> None:
+        """Take up what an earlier `fit` saved in the run's `model/`."""
         model = self.restore(folder)
         tokenizer = self.setup.load_tokenizer(folder)
         limit = self.setup.max_length
         assert limit is not None, "a finished run knows its longest input"
-        self._use(model, tokenizer, limit, train)
+        self._use(model, tokenizer, limit)
 
-    def _use(self, model: nn.Module, tokenizer: Any, max_length: int, train: Sequence[Record]) -> None:
+    def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
+        self._writer = None
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.objective = self.setup.objective(train, self.model.config)
+        self.objective = self.setup.objective(self.model.config)
         self.objective.prepare(tokenizer, max_length)
         if isinstance(self.objective, WritingHead):
             self._end_where_answers_end(self.objective, tokenizer)
@@ -309,7 +322,7 @@ class TrainedEstimator:
         chosen |= self.setup.arguments
         if validated and chosen["save_strategy"] == "no":
             chosen["load_best_model_at_end"] = False
-        try:
+        with _refusals():
             arguments = TrainingArguments(
                 output_dir=str(workplace.checkpoints),
                 seed=self.setup.seed,
@@ -323,10 +336,6 @@ class TrainedEstimator:
                 disable_tqdm=True,
                 **chosen,
             )
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"training: {error}") from None
-        except ImportError as error:
-            raise InputError(f"training: {error}") from None
         if arguments.fsdp and processes().num_processes == 1:
             raise UsageError(
                 "training.fsdp shards a model over several processes, and this is the only one",
@@ -351,6 +360,8 @@ class TrainedEstimator:
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
             predictions, loss = self._predict(validation, encoded, write=write)
+            # Training goes on with other weights.
+            self._writer = None
             return {"loss": loss, **score(predictions)}
 
         return evaluate
@@ -433,7 +444,16 @@ class TrainedEstimator:
         return said(generation_config(self.model, self.tokenizer, self.setup.generation, stop))
 
     def writer(self) -> Writer:
-        """What writes texts with the model as it is now."""
+        """What writes texts with the model as it is; kept, since it may have a copy in another precision.
+
+        The model itself keeps its weights: losses are computed as in training, so that a finished run has the
+        scores that it had.
+        """
+        if self._writer is None:
+            self._writer = self._new_writer()
+        return self._writer
+
+    def _new_writer(self) -> Writer:
         assert isinstance(self.objective, WritingHead)
         assert self.tokenizer is not None
         return Writer(
@@ -479,13 +499,14 @@ class TrainedEstimator:
 
     # Trust ------------------------------------------------------------------------------
 
-    def _compare_saved(self, folder: Path, records: Sequence[Record]) -> None:
-        """Reload the saved model and predict some rows again: a run that cannot be used is none.
+    def _compare_saved(self, folder: Path) -> None:
+        """Reload the saved model and compare it on some training rows: a run that cannot be used is none.
 
         Raises:
             InputError: The logits differ by more than the precision explains.
         """
-        features = self._encode(records[:_ROWS_COMPARED]).features[:_ROWS_COMPARED]
+        rows = Rows(self.encoded.features, self.objective, self.setup.seed)
+        features = [rows[number, 1.0, 0][2] for number in range(min(len(rows), _ROWS_COMPARED))]
         before = self._forward(features)[0]
         if is_sharded(self.model) and not processes().is_main_process:
             # The model was too large for each process to hold it whole.
@@ -504,6 +525,34 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What transformers refuses, as an error that names the block.
+
+    Raises:
+        UsageError: The arguments are wrong, or not together.
+        InputError: A package is missing.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"training: {error}") from None
+    except ImportError as error:
+        raise InputError(f"training: {error}") from None
+
+
+@contextmanager
+def _writing_nothing(arguments: TrainingArguments) -> Iterator[None]:
+    """A Trainer makes its output folder at once; a run's own is not touched before it starts."""
+    folder = arguments.output_dir
+    with TemporaryDirectory(prefix="ftkit-") as elsewhere:
+        arguments.output_dir = elsewhere
+        try:
+            yield
+        finally:
+            arguments.output_dir = folder
 
 
 def _pass_overhead() -> int:

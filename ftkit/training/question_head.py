@@ -45,10 +45,11 @@ class QuestionHead(Objective):
                 "this task needs a fast tokenizer, which tells where in the text each token stands",
                 hint="take a checkpoint with a tokenizer.json",
             )
-        if self._stride(max_length) >= max_length:
+        if self._longest_question(tokenizer, max_length) < 1:
             raise UsageError(
-                f"task.stride: {self.stride} tokens are shared by windows of {max_length}",
-                hint="choose a smaller stride",
+                f"task.stride: {self._stride(max_length)} tokens are shared by windows of {max_length}: that "
+                "leaves no room for a question",
+                hint="choose a smaller stride, or raise model.max_length",
             )
 
     # From records to features -----------------------------------------------------------
@@ -58,12 +59,14 @@ class QuestionHead(Objective):
     ) -> Encoded:
         features = FeatureTable()
         owners = array("q")
+        truncated = 0
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
+            questions, cut = self._questions(chunk, tokenizer, max_length)
+            truncated += cut
             encoding: Any = tokenizer(
-                [record.text for record in chunk],
+                questions,
                 [record.text_pair or "" for record in chunk],
-                # A question longer than half of the input leaves no room for windows of the context.
                 truncation="only_second",
                 max_length=max_length,
                 stride=self._stride(max_length),
@@ -81,7 +84,31 @@ class QuestionHead(Objective):
                     found["labels"] = _labels(context, record.target)
                 features.append(found)
                 owners.append(start + number)
-        return Encoded(features, owners)
+        return Encoded(features, owners, truncated)
+
+    def _questions(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> tuple[list[str], int]:
+        """The questions, long ones cut at their end, and how many of them are."""
+        longest = self._longest_question(tokenizer, max_length)
+        encoded: Any = tokenizer(
+            [record.text for record in records],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=longest + 1,
+            return_offsets_mapping=True,
+            padding=False,
+        )
+        questions = [
+            record.text if len(offsets) <= longest else record.text[: offsets[longest - 1][1]]
+            for record, offsets in zip(records, encoded["offset_mapping"], strict=True)
+        ]
+        return questions, sum(len(offsets) > longest for offsets in encoded["offset_mapping"])
+
+    def _longest_question(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+        """Tokens of a question: half of the input, and so few that windows of the context go on by one."""
+        special = tokenizer.num_special_tokens_to_add(pair=True)
+        return min(max_length // 2, max_length - special - self._stride(max_length) - 1)
 
     def _stride(self, max_length: int) -> int:
         return max_length // 4 if self.stride is None else self.stride

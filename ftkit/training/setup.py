@@ -63,7 +63,7 @@ class Setup:
         load: Loads the pretrained model with the head that the method needs.
         load_finished: Loads a model that a run saved whole.
         load_tokenizer: Loads the tokenizer that a run saved.
-        objective: Makes the objective from the training records, for a model with that configuration.
+        objective: Makes the objective for a model with that configuration.
         generation: How texts are written, by the names of transformers' `GenerationConfig`.
         write_in_validation: Whether validation during training needs written texts.
         task_type: The type of the task.
@@ -85,7 +85,7 @@ class Setup:
     load: Callable[[], Loaded]
     load_finished: Callable[[Path], PreTrainedModel]
     load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
-    objective: Callable[[Sequence[Record], PretrainedConfig], Objective]
+    objective: Callable[[PretrainedConfig], Objective]
     arguments: Mapping[str, Any]
     precision: str
     micro_batch: bool
@@ -136,19 +136,22 @@ class Estimator(Protocol):
     def generation(self) -> Mapping[str, Any]:
         """How it writes texts, whatever the recipe or the model says of it; empty where it writes none."""
 
-    def prepare(self, train: Sequence[Record], *, validated: bool, workplace: Workplace) -> None:
-        """Load what is needed to learn; nothing is written yet."""
+    def prepare(
+        self, train: Sequence[Record], validation: Sequence[Record], *, score: Scorer, workplace: Workplace
+    ) -> None:
+        """Load what is needed to learn, and refuse what cannot be done; nothing is written yet.
 
-    def fit(
-        self,
-        train: Sequence[Record],
-        validation: Sequence[Record],
-        score: Scorer,
-        workplace: Workplace,
-    ) -> dict[str, Any]:
+        Args:
+            train: Records to learn from.
+            validation: Records to choose the checkpoint on; may be empty.
+            score: Scores validation predictions.
+            workplace: Where the run will be.
+        """
+
+    def fit(self, train: Sequence[Record], workplace: Workplace) -> dict[str, Any]:
         """Learn from the training records and save what was learned; returns figures of the run."""
 
-    def load(self, folder: Path, train: Sequence[Record]) -> None:
+    def load(self, folder: Path) -> None:
         """Take up what an earlier `fit` saved."""
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:

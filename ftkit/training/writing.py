@@ -65,7 +65,6 @@ class WritingHead(LanguageHead):
             dispensable part is cut, it is left out, or it is an error. An answer is never cut.
         chat_template: Used, and saved with the model, where the tokenizer has none; `None` needs none.
         replace_template: Whether it also replaces the tokenizer's own.
-        generation: How texts are written, by the names of transformers' `GenerationConfig`.
     """
 
     render: Render = field(kw_only=True)

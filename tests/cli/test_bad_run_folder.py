@@ -124,6 +124,43 @@ def test_a_run_is_not_replaced_by_a_failure(
 
 
 @pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (
+            "early_stopping={patience: 1}",
+            "early_stopping needs validation rows with labels",
+        ),
+        ("training.eval_strategy=steps", "training.eval_strategy needs validation rows with labels"),
+        ("training.report_to=nowhere", "training: nowhere is not supported"),
+    ],
+)
+def test_a_run_is_not_replaced_by_what_training_refuses(
+    said: str, says: str, run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    options = ("--set", "output_dir=run", "--set", said, "--overwrite")
+    refused(2, "finetune", run.parent / "recipe.yaml", *options, says=says)
+
+
+def test_a_run_is_not_replaced_where_no_validation_row_fits(
+    run: Path, tiny: Callable[[str], Path], tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for split, target in (("train", "a"), ("validation", "a" * 100)):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": "b", "target": target}))
+    recipe = {
+        "task": "text2text",
+        "model": {"name_or_path": str(tiny("gpt2")), "max_length": 40},
+        "data": {"train_file": "train.jsonl", "validation_file": "validation.jsonl"},
+        "method": "full",
+        "output_dir": "run",
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    says = "validation.jsonl:1: none of the 1 validation rows fits with its answer"
+    refused(3, "finetune", "recipe.yaml", "--overwrite", says=says)
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("eval", "recipe.yaml"), "run: there is no run to evaluate\n  train it first with ftkit finetune"),

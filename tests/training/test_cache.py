@@ -113,17 +113,17 @@ HEADS: dict[str, tuple[Objective, Callable[[Path], Any], Record]] = {
         QuestionHead(stride=2), _wordpiece, Record("who", TEXT, target=Writing("ann lee", start=0))
     ),
     "answer of a decoder": (
-        Instruction().objective((), (), family="decoder", label_smoothing=0.0),
+        Instruction().objective((), {}, family="decoder", label_smoothing=0.0),
         _llama,
         Record("who", target=Writing("ann"), turns=(Turn("user", "who"),)),
     ),
     "blocks of a decoder": (
-        LanguageModeling().objective((), (), family="decoder", label_smoothing=0.0),
+        LanguageModeling().objective((), {}, family="decoder", label_smoothing=0.0),
         _llama,
         Record(TEXT, target=Writing(TEXT)),
     ),
     "spans of an encoder-decoder": (
-        LanguageModeling().objective((), (), family="encoder_decoder", label_smoothing=0.0),
+        LanguageModeling().objective((), {}, family="encoder_decoder", label_smoothing=0.0),
         _t5,
         Record(TEXT, target=Writing(TEXT)),
     ),
@@ -218,7 +218,7 @@ def test_an_earlier_call_of_the_tokenizer_does_not_matter(folder: Path) -> None:
 
 
 def test_a_note_names_the_place_where_its_row_is_now() -> None:
-    head = Instruction(truncation="drop").objective((), (), family="decoder", label_smoothing=0.0)
+    head = Instruction(truncation="drop").objective((), {}, family="decoder", label_smoothing=0.0)
     tokenizer = _llama(Path())
     turns = (Turn("user", "who"),)
     short = Record("who", target=Writing("ann"), where="here:1", turns=turns)

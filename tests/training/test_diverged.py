@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +31,11 @@ def test_a_gradient_that_is_not_finite_stops(recipe: dict[str, Any], monkeypatch
         return loss
 
     monkeypatch.setattr(Engine, "training_step", poison)
-    with pytest.raises(DivergedError, match="the gradient is not finite at step 4"):
+    with pytest.raises(DivergedError, match="the gradient is not finite at step 4") as caught:
         ftkit.finetune(recipe)
+    # Any of the step's rows may be to blame: a batch of eight.
+    assert caught.value.where.count("train.csv:") == 5
+    assert caught.value.where.endswith(" and 3 more")
 
 
 def test_a_saved_model_that_predicts_otherwise_is_an_error(
@@ -47,6 +53,20 @@ def test_a_saved_model_that_predicts_otherwise_is_an_error(
     monkeypatch.setattr(Engine, "save_weights", spoil)
     with pytest.raises(InputError, match="predicts otherwise than the trained one"):
         ftkit.finetune(recipe)
+
+
+def test_a_run_whose_first_rows_do_not_fit_finishes(
+    recipe: dict[str, Any], tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = [{"text": "a", "target": "b" * 100}] * 70 + [{"text": "a", "target": "b"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe |= {
+        "task": {"type": "text2text", "truncation": "drop"},
+        "model": {"name_or_path": str(tiny("gpt2")), "max_length": 40},
+        "data": {"train_file": str(tmp_path / "train.jsonl")},
+        "training": {"max_steps": 1},
+    }
+    assert ftkit.finetune(recipe).manifest["finished"]
 
 
 def test_truncated_rows_are_counted(recipe: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,21 @@ def test_bits_per_byte(tiny: Callable, tmp_path: Path) -> None:
     # 13 bytes and the end token, the first of them not foretold: 13 tokens.
     assert found["perplexity"] == pytest.approx(math.exp(found["answer_loss"]))
     assert found["bits_per_byte"] == pytest.approx(found["answer_loss"] * 13 / math.log(2) / 13)
+    # Many short documents in few windows: the bytes of all are counted.
+    short = tmp_path / "short.jsonl"
+    words = "the red ball is a".split()
+    short.write_text("".join(json.dumps({"text": word}) + "\n" for word in words))
+    scores = ftkit.evaluate(tmp_path / "run", [f"data.test_file={short}"]).metrics["metrics"]
+    bits = scores["answer_loss"]["value"] / math.log(2)
+    # 13 bytes, and an end token after each of the five documents; the first token is not foretold.
+    assert scores["bits_per_byte"]["value"] == pytest.approx(bits * (13 + 5 - 1) / 13)
+    # Of one of them there is no such number: its tokens are foretold in another's window.
+    task = ftkit.load_recipe(tree).task
+    assert not any(
+        "bits" in name
+        for p in ftkit.predict(tmp_path / "run", words)
+        for name in task.prediction_json(p, Record(""))
+    )
     for key, value, message in [
         ("metrics", ["bits_per_byte"], "needs a decoder"),
         ("task", {"type": "language_modeling", "stride": 4}, "stride is for decoders"),

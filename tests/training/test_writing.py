@@ -26,13 +26,16 @@ from transformers import (
 )
 
 import ftkit
+from ftkit import prediction
 from ftkit.errors import InputError
 from ftkit.records import Record, Turn, Writing
 from ftkit.tasks.instruction import Instruction
 from ftkit.tasks.text2text import Text2Text
+from ftkit.training import generation
 from ftkit.training.batches import EpochBatches, micro_batches
 from ftkit.training.generation import Writer
 from ftkit.training.heads import IGNORED
+from ftkit.training.precision import lowered
 from ftkit.training.writing import WritingHead
 
 ARCHITECTURES = ["gpt2", "llama", "t5"]
@@ -262,7 +265,7 @@ def merging() -> Any:
 
 
 def head(task: Any, family: str = "decoder") -> WritingHead:
-    return task.objective((), (), family=family, label_smoothing=0.0)
+    return task.objective((), {}, family=family, label_smoothing=0.0)
 
 
 def one_row(task: Any, record: Record, tokenizer: Any, family: str = "decoder") -> Any:
@@ -730,3 +733,25 @@ def test_the_tokens_that_close_an_answer_of_a_template_with_two_texts(tiny: Fold
     tokenizer = AutoTokenizer.from_pretrained(tiny("gpt2"))
     task = Text2Text(template="{{ text }} / {{ text_pair }}:")
     assert head(task).closing(tokenizer) == {tokenizer.eos_token_id}
+
+
+def test_a_model_is_copied_once_however_many_parts_are_written(
+    recipe: dict[str, Any], tiny: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 texts are written by a copy of the model, which is trained and scored in another precision."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts()))
+    recipe |= {
+        "task": "text2text",
+        "model": {"name_or_path": str(tiny("gpt2"))},
+        "data": {"train_file": str(tmp_path / "train.jsonl")},
+        "training": {"max_steps": 1},
+        "engine": {"precision": "bf16"},
+        "generation": {"max_new_tokens": 2},
+    }
+    run = ftkit.finetune(recipe)
+    copies: list[Any] = []
+    monkeypatch.setattr(generation, "lowered", lambda *given: copies.append(given) or lowered(*given))
+    monkeypatch.setattr(prediction, "_FIRST_PART", 1)
+    records = prediction.records_of_texts(run, ["a", "b", "c", "d"], None)
+    assert len(list(prediction.predict_stream(run, records))) == 4
+    assert len(copies) == 1
