@@ -42,13 +42,15 @@ def explained_records(run: Run, records: Sequence[Record]) -> list[dict[str, Any
         UsageError: The run does not prompt.
     """
     from ftkit.estimator import finished_estimator
-    from ftkit.prompts.estimator import PromptEstimator
+    from ftkit.training.setup import Explains
 
+    refusal = UsageError(f"--explain is for method prompt, not for {run.recipe.method.type}")
     if run.recipe.method.trains:
-        raise UsageError(f"--explain is for method prompt, not for {run.recipe.method.type}")
+        raise refusal
     refuse_other_kind(run, records)
     estimator = finished_estimator(run)
-    assert isinstance(estimator, PromptEstimator)
+    if not isinstance(estimator, Explains):
+        raise refusal
     return estimator.explain(records)
 
 
