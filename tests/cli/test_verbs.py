@@ -16,6 +16,7 @@ import pytest
 
 import ftkit as library
 from ftkit import prediction
+from ftkit.data import source
 from ftkit.records import Record
 
 HEAVY = ("torch", "transformers", "evaluate", "peft", "datasets", "sklearn")
@@ -90,6 +91,41 @@ def test_eval_of_another_split_new_data_and_fewer_labels(ftkit: Any, finished: P
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 2
     assert json.loads((finished / "metrics.json").read_text())["rows"] == 15, "the run's own scores stay"
+
+
+def test_eval_reads_what_it_scores(
+    ftkit: Any, finished: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training rows are looked through for the same texts where that is quick, and else not needed."""
+    train = tmp_path / "train.csv"
+    train.write_bytes((colours / "train.csv").read_bytes())
+    (tmp_path / "new.csv").write_text("text,label\n" + train.read_text().splitlines()[1] + "\n")
+    files = ("data={train_file: train.csv, test_file: new.csv, validation_fraction: 0.2}",)
+    there = ftkit("eval", finished, "--set", *files)
+    assert there.returncode == 0, there.stderr
+    assert "1 test row is also in the training data" in there.stderr
+    train.write_text("text,label\nunread,unheard of\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_SMALL_BYTES", 10)
+        patch.chdir(tmp_path)
+        assert library.evaluate(finished, files).scores.rows == 1
+    train.unlink()
+    gone = ftkit("eval", finished, "--set", *files)
+    assert gone.returncode == 0, gone.stderr
+    assert "train" not in gone.stderr
+    needed = ftkit("eval", finished, "--set", *files, "--split", "validation")
+    assert needed.returncode == 3
+    assert "train.csv: no such file or folder" in needed.stderr
+
+
+def test_eval_of_few_rows_scores_held_out_ones(finished: Path, colours: Path, tmp_path: Path) -> None:
+    """A limit does not make a share that was held out another one."""
+    data = f"data={{train_file: {colours / 'train.csv'}, test_fraction: 0.2}}"
+    whole = library.evaluate(finished, [data])
+    few = library.evaluate(finished, [data], limit=4)
+    rows = [(one.folder / "predictions.jsonl").read_text().splitlines() for one in (whole, few)]
+    assert (len(rows[0]), len(rows[1])) == (9, 4)
+    assert rows[1] == rows[0][:4]
 
 
 @pytest.mark.parametrize(
