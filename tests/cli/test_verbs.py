@@ -17,7 +17,9 @@ import pytest
 import ftkit as library
 from ftkit import prediction
 from ftkit.data import source
+from ftkit.errors import UsageError
 from ftkit.records import Record
+from ftkit.training.estimator import TrainedEstimator
 
 HEAVY = ("torch", "transformers", "evaluate", "peft", "datasets", "sklearn")
 
@@ -169,6 +171,39 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     one = ftkit("predict", finished, "--text", texts[0], "--json")
     assert json.loads(one.stdout)["predictions"][0]["label"] == rows[0]["prediction"]
     assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
+
+
+def test_python_predicts_with_a_model_that_is_loaded_once(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = list[Path]()
+    load = TrainedEstimator.load
+
+    def counted(self: TrainedEstimator, folder: Path, train: Any) -> None:
+        loads.append(folder)
+        load(self, folder, train)
+
+    monkeypatch.setattr(TrainedEstimator, "load", counted)
+    run = library.Run.load(finished)
+    texts = ["the red one", "a green one"]
+    (one,), (other,) = (library.predict(run, [text]) for text in texts)
+    assert library.predict(run, texts) == [one, other]
+    assert loads == [finished / "model"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ([("a", "b"), "hello"], "text 2: is no pair, as others are"),
+        (["hello", ("a", "b")], "text 1: is no pair, as others are"),
+        ([("a", "b"), ("a",)], "text 2: is no pair, as others are"),
+        ([("a", "b")], "text 1: the run was trained on single texts"),
+    ],
+)
+def test_single_texts_beside_pairs_are_refused(texts: Any, says: str, finished: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        library.predict(finished, texts)
+    assert str(caught.value).startswith(says)
 
 
 def test_predict_answers_a_pipe_before_it_ends(finished: Path) -> None:
