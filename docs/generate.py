@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.catalogue import KINDS, catalogue
-from ftkit.component import attribute_docstrings, discover
+from ftkit.component import Component, attribute_docstrings, discover
 from ftkit.data.source import DataSource
 from ftkit.models.source import FreshTokenizer, ModelSource
 from ftkit.recipe import Recipe
@@ -101,7 +101,7 @@ def key_table(block: Any) -> Iterator[str]:
     rows = [
         (f"`{key}`", default_of(field), " ".join(described.get(key, "").split()))
         for key, field in block.model_fields.items()
-        if key != "type"
+        if key != "type" or not issubclass(block, Component)
     ]
     if rows:
         yield "| key | default | meaning |\n|---|---|---|"

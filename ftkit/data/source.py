@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from ftkit.component import Block, discover
 from ftkit.data.base import Format, Reading, Row
@@ -25,6 +26,13 @@ _FOLDER_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
+
+
+class _FormatName:
+    """A name among those of the formats that there are."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(discover(Format)))
 
 
 class DataSource(Block):
@@ -64,8 +72,9 @@ class DataSource(Block):
     columns: dict[str, str | int] = {}
     """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
     from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
-    format: Literal["conll", "csv", "json", "jsonl", "parquet", "tsv"] | None = None
-    """Format of the files, where the suffix does not tell it."""
+    format: Annotated[str, _FormatName()] | None = None
+    """Format of the files, where the suffix does not tell it; `text` reads a row a file, `lines` a row a
+    line."""
     encoding: str = "utf-8"
     """Encoding of text files."""
     stray_lines: Literal["error", "skip"] = "error"

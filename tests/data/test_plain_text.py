@@ -1,0 +1,41 @@
+"""Texts without columns, and formats by their name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftkit.component import discover
+from ftkit.data.base import Format
+from ftkit.data.source import DataSource
+from ftkit.dataset import load_records
+from ftkit.errors import InputError
+from ftkit.recipe import load_recipe
+from ftkit.tasks.language_modeling import LanguageModeling
+
+
+@pytest.mark.parametrize(
+    ("format_", "texts", "places"),
+    [("lines", ["one", "two  two"], [":1", ":3"]), ("text", ["one\n\ntwo  two\n"], [""])],
+)
+def test_a_file_of_any_suffix_as_lines_or_one_text(
+    format_: str, texts: list[str], places: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "some.log"
+    path.write_text("one\n\ntwo  two\n")
+    with pytest.raises(InputError, match=r"unknown kind of file '.log'[\s\S]*one of: .*lines.*text"):
+        load_records(DataSource(train_file=str(path)), LanguageModeling())
+    tree = {
+        "task": "language_modeling", "method": "full", "output_dir": str(tmp_path / "run"),
+        "model": {"name_or_path": "some/model"}, "data": {"train_file": str(path), "format": format_},
+    }  # fmt: skip
+    recipe = load_recipe(tree)
+    train = load_records(recipe.data, recipe.task)["train"]
+    assert [record.text for record in train] == texts
+    assert [record.where.removeprefix(str(path)) for record in train] == places
+
+
+def test_every_format_can_be_named() -> None:
+    for name in discover(Format):
+        assert DataSource(train_file="x", format=name).format == name
