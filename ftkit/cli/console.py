@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftkit.errors import UnreadError
 from ftkit.training.processes import is_main_process
 
 _MOST_LABELS = 20
@@ -41,10 +42,19 @@ def start(*, quiet: bool = False, verbose: bool = False) -> None:
         warnings.filterwarnings("ignore")
 
 
-def emit(text: str) -> None:
-    """Print a result at once: whoever reads a pipe does not wait for more."""
-    if is_main_process():
-        print(text, flush=True)
+def emit(text: str, end: str = "\n") -> None:
+    """Print a result at once: whoever reads a pipe does not wait for more.
+
+    Raises:
+        UnreadError: Nobody reads it any more. The command line's library would make exit code 1 of the
+            BrokenPipeError.
+    """
+    if not is_main_process():
+        return
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise UnreadError from None
 
 
 def emit_json(value: Any) -> None:

@@ -227,6 +227,18 @@ def test_predict_answers_a_pipe_before_it_ends(finished: Path) -> None:
     assert [json.loads(line)["text"] for line in lines] == [f"red {number}" for number in range(65)]
 
 
+def test_a_closed_pipe_ends_predict_quietly(finished: Path) -> None:
+    command = [sys.executable, "-m", "ftkit", "predict", str(finished), "-", "--quiet"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        _, said = process.communicate("red 1\nred 2\n", timeout=240)
+    assert (process.returncode, said) == (141, "")
+
+
 def test_predict_holds_few_rows_at_a_time(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "_LARGEST_PART", 128)
     run = library.Run.load(finished)
