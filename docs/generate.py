@@ -51,7 +51,7 @@ def cli_page() -> Iterator[str]:
     yield "Generated from `ftkit --help`. Results go to standard output, everything else to standard"
     yield "error. Exit codes: 0 done; 1 a bug; 2 usage or recipe error, or a run folder in use;"
     yield "3 data, model, network or disk problem, or a run that diverged; 4 a gate failed;"
-    yield "130 interrupted.\n"
+    yield "130 interrupted; 141 whoever read the output closed it.\n"
     for verb in ("", *VERBS):
         yield f"## ftkit {verb}".rstrip() + "\n"
         yield "```text"

@@ -12,31 +12,33 @@ from ftkit.tasks.reading import text_of
 
 
 class Chat:
-    """A conversation that a run answers, by the template that it was trained with.
+    """A conversation that a run answers, by the template that it was trained or is prompted with.
 
     Args:
         run: A finished run of the task `instruction`.
         system: The system prompt; by default that of the recipe.
 
     Raises:
-        UsageError: The run is of another task.
+        UsageError: The run is of another task, or its method cannot talk.
     """
 
     def __init__(self, run: Run, system: str | None = None) -> None:
-        from ftkit.training.estimator import TrainedEstimator
+        from ftkit.training.setup import Talks
 
-        if run.recipe.task.type != "instruction":
+        task, method = run.recipe.task, run.recipe.method
+        if not task.converses:
             raise UsageError(
-                f"the run was trained for {run.recipe.task.type}, not to follow instructions",
+                f"the run is for {task.type}, not to follow instructions",
                 where=str(run.folder),
                 hint="use ftkit predict",
             )
         estimator = finished_estimator(run)
-        assert isinstance(estimator, TrainedEstimator)
-        self._estimator = estimator
-        self._writer = estimator.writer()
-        prompt = system or run.recipe.task.model_dump().get("system")
-        self.turns: list[Turn] = [Turn("system", prompt)] if prompt else []
+        if not isinstance(estimator, Talks):
+            raise UsageError(
+                f"a run of method {method.type} cannot talk", where=str(run.folder), hint="use ftkit predict"
+            )
+        self._answer = estimator.talk()
+        self.turns = task.opening(system)
 
     def say(self, message: str, show: Callable[[str], None] = lambda piece: None) -> str:
         """The answer to a message; the conversation goes on with both.
@@ -49,7 +51,6 @@ class Chat:
         """
         asked = text_of(message, "message", "")
         turns = (*self.turns, Turn("user", asked))
-        (prompt,) = self._estimator.prompts([Record(text=asked, turns=turns)])
-        answer = self._writer.stream(prompt, show)
+        answer = self._answer(Record(text=asked, turns=turns), show)
         self.turns = [*turns, Turn("assistant", answer)]
         return answer

@@ -38,8 +38,9 @@ def load_records(
     labels: Sequence[str] | None = None,
     limit: int | None = None,
     trains: bool = True,
+    wanted: Sequence[str] = SPLITS,
 ) -> Dataset:
-    """Read every split, find the labels, cut fractions off, and look for what is wrong.
+    """Read the splits, find the labels, cut fractions off, and look for what is wrong.
 
     Args:
         data: Where the rows come from.
@@ -47,17 +48,19 @@ def load_records(
         labels: The labels of a finished run; by default those of the training rows.
         limit: Read at most this many rows of each split.
         trains: Whether a training split is needed, and is to be limited.
+        wanted: The splits that are needed; the others are read only as far as these depend on them.
 
     Raises:
         InputError: A split is empty, a column is missing, a row is broken, a label is unseen.
     """
-    names = data.split_names()
+    names = data.split_names(_needed(data, wanted))
     if labels is None and "train" not in names and trains:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
     keep: Keep = Stored if data.streaming else list
-    # Shots come from all training rows, however few are scored.
-    most = {split: limit if trains or split != "train" else None for split in names}
+    # Shots and held-out shares come from all training rows, however few are scored.
+    whole = not trains or "train" not in wanted
+    most = {split: None if whole and split == "train" else limit for split in names}
     answered = {split: labels is None and split == "train" for split in names}
     splits = {
         split: _read(data, task, split, most[split], keep, notes, must_answer=answered[split])
@@ -76,10 +79,19 @@ def load_records(
         splits[split] = records if settled is records else keep(settled)
         notes += [f"{split}: {note}" for note in found]
     splits = _cut_fractions(splits, data, task)
-    if not trains:
+    if whole:
         scored = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
         splits = {split: rows if split == "train" else scored[split] for split, rows in splits.items()}
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
+
+
+def _needed(data: DataSource, wanted: Sequence[str]) -> list[str]:
+    """The splits to read for some of them: the training rows as well where a share of them is held out, or
+    where they are quickly looked through for the same texts.
+    """
+    held_out = any(getattr(data, f"{split}_fraction", None) for split in wanted)
+    train = "train" in wanted or held_out or data.is_small("train")
+    return [split for split in SPLITS if split in wanted or (split == "train" and train)]
 
 
 def _known_labels(data: DataSource, task: Task) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 BUG = 1
 INTERRUPTED = 130
+UNREAD = 141
+"""What a shell reports of a tool that a closed pipe ended, as `head` closes one."""
 
 
 class FtkitError(Exception):
@@ -29,6 +31,10 @@ class FtkitError(Exception):
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         return f"{line}\n  {self.hint}" if self.hint else line
+
+
+class UnreadError(Exception):
+    """Whoever read the output has closed it, as `head` does: nothing is wrong, and nothing is left to do."""
 
 
 class UsageError(FtkitError):

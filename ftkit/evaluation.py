@@ -13,7 +13,7 @@ from ftkit.errors import InputError, UsageError
 from ftkit.finetuning import solve, tell
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
-from ftkit.records import Scores, fingerprint
+from ftkit.records import Dataset, Scores, fingerprint, labelled
 from ftkit.report.results import scores_json, write_evaluation
 from ftkit.run import MANIFEST, Run, read_manifest
 from ftkit.scoring import choose_split, evaluate_split
@@ -70,9 +70,7 @@ def evaluate(
     run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
-    dataset = load_records(
-        recipe.data, recipe.task, labels=run.labels, limit=limit, trains=recipe.method.trains
-    )
+    dataset = _rows_to_score(run, split, limit)
     tell(dataset)
     chosen = choose_split(dataset, split)
     log.info("Loading %s", run.folder / "model")
@@ -85,6 +83,18 @@ def evaluate(
         write_evaluation(folder, metrics, dataset[chosen], predictions, task=recipe.task)
     processes().wait_for_everyone()
     return Evaluation(run, scores, folder, metrics)
+
+
+def _rows_to_score(run: Run, split: str | None, limit: int | None) -> Dataset:
+    """The split that is asked for, else test, and validation only where test has no labels: what else the
+    recipe names may be large, or gone. Where nothing can be scored, all splits, to say which there are.
+    """
+    data, task = run.recipe.data, run.recipe.task
+    for wanted in [split] if split else ["test", "validation"]:
+        dataset = load_records(data, task, labels=run.labels, limit=limit, wanted=[wanted])
+        if labelled(dataset[wanted]):
+            return dataset
+    return load_records(data, task, labels=run.labels, limit=limit)
 
 
 def _with_all_prompts(

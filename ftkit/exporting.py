@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ftkit.errors import UsageError
 from ftkit.evaluation import find_run
@@ -45,13 +44,11 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
         return folder
     from ftkit.estimator import finished_estimator
-    from ftkit.training.estimator import TrainedEstimator
+    from ftkit.training.setup import Merges
 
     log.info("Merging adapters into %s", run.recipe.model.name)
     estimator = finished_estimator(run)
-    assert isinstance(estimator, TrainedEstimator)
-    model: Any = estimator.model
-    model.merge_and_unload().save_pretrained(folder)
-    assert estimator.tokenizer is not None
-    estimator.tokenizer.save_pretrained(folder)
+    if not isinstance(estimator, Merges):
+        raise UsageError(f"the adapters of method {run.recipe.method.type} cannot be merged")
+    estimator.merge(folder)
     return folder

@@ -15,6 +15,7 @@ from ftkit.dataset import read_unlabelled
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.run import Run
+from ftkit.training.setup import Estimator
 
 _FIRST_PART, _LARGEST_PART = 64, 4096
 
@@ -23,16 +24,22 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
     """One prediction a text, in order.
 
     Args:
-        run: A finished run, or its folder.
+        run: A finished run, or its folder; a `Run` keeps its model from one call to the next.
         texts: Texts, or pairs of texts.
 
     Raises:
-        UsageError: This is no finished run.
+        UsageError: This is no finished run, or there are single texts beside pairs.
     """
     found = run if isinstance(run, Run) else Run.load(run)
-    singles = [text if isinstance(text, str) else text[0] for text in texts]
-    pairs = None if not texts or isinstance(texts[0], str) else [text[1] for text in texts]
-    return predict_records(found, records_of_texts(found, singles, pairs))
+    pairs = [text for text in texts if not isinstance(text, str)]
+    if not pairs:
+        return predict_records(found, records_of_texts(found, [str(text) for text in texts], None))
+    for number, text in enumerate(texts, 1):
+        if isinstance(text, str) or len(text) != 2:
+            hint = "give (text, text_pair) for each"
+            raise UsageError("is no pair, as others are", where=f"text {number}", hint=hint)
+    firsts, seconds = zip(*pairs, strict=True)
+    return predict_records(found, records_of_texts(found, firsts, seconds))
 
 
 def explained_records(run: Run, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -41,14 +48,15 @@ def explained_records(run: Run, records: Sequence[Record]) -> list[dict[str, Any
     Raises:
         UsageError: The run does not prompt.
     """
-    from ftkit.estimator import finished_estimator
-    from ftkit.prompts.estimator import PromptEstimator
+    from ftkit.training.setup import Explains
 
+    refusal = UsageError(f"--explain is for method prompt, not for {run.recipe.method.type}")
     if run.recipe.method.trains:
-        raise UsageError(f"--explain is for method prompt, not for {run.recipe.method.type}")
+        raise refusal
     refuse_other_kind(run, records)
-    estimator = finished_estimator(run)
-    assert isinstance(estimator, PromptEstimator)
+    estimator = _estimator(run)
+    if not isinstance(estimator, Explains):
+        raise refusal
     return estimator.explain(records)
 
 
@@ -58,10 +66,8 @@ def predict_records(run: Run, records: Sequence[Record]) -> list[Prediction]:
     Raises:
         UsageError: Single texts for a run on pairs, or pairs for one on single texts.
     """
-    from ftkit.estimator import finished_estimator
-
     refuse_other_kind(run, records)
-    return finished_estimator(run).predict(records) if records else []
+    return _estimator(run).predict(records) if records else []
 
 
 def predict_stream(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record, Prediction]]:
@@ -70,13 +76,18 @@ def predict_stream(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record
     Raises:
         UsageError: As for `predict_records`, when the record is reached.
     """
-    from ftkit.estimator import finished_estimator
-
-    estimator = None
     for part in _parts(records):
         refuse_other_kind(run, part)
-        estimator = estimator or finished_estimator(run)
-        yield from zip(part, estimator.predict(part), strict=True)
+        yield from zip(part, _estimator(run).predict(part), strict=True)
+
+
+def _estimator(run: Run) -> Estimator:
+    """The run's estimator, loaded when it is first needed and kept with the run."""
+    from ftkit.estimator import finished_estimator
+
+    if run.estimator is None:
+        run.estimator = finished_estimator(run)
+    return run.estimator
 
 
 def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -19,7 +19,7 @@ from ftkit.recipe.comparing import differences
 from ftkit.recipe.loading import to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
 from ftkit.report.results import scores_json, write_evaluation, write_json
-from ftkit.training.setup import Workplace
+from ftkit.training.setup import Estimator, Workplace
 
 log = logging.getLogger("ftkit")
 
@@ -43,6 +43,7 @@ class Run:
         folder: Where it is.
         recipe: The complete recipe it was made with.
         manifest: Versions, data, labels, figures; empty before the run starts.
+        estimator: What predicts, once that was asked for.
         metrics: The scores of the finished run, as in metrics.json.
     """
 
@@ -51,6 +52,7 @@ class Run:
         self.recipe = recipe
         self.manifest = manifest
         self._commit: str | None = None
+        self.estimator: Estimator | None = None
 
     # Opening ----------------------------------------------------------------------------
 

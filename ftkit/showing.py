@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ftkit.dataset import load_records
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of, texts_of
 from ftkit.recipe import Recipe
 
@@ -59,10 +59,11 @@ def prompt_examples(recipe: Recipe, count: int) -> list[dict[str, Any]]:
 
     Raises:
         InputError: Data or tokenizer are not as the recipe needs them.
+        UsageError: The method has no prompts.
     """
     from ftkit.estimator import make_estimator
     from ftkit.models import loading
-    from ftkit.prompts.estimator import PromptEstimator
+    from ftkit.training.setup import Explains
 
     dataset = load_records(recipe.data, recipe.task, trains=False)
     scored = dataset["test"] or dataset["validation"] or dataset["train"]
@@ -70,18 +71,9 @@ def prompt_examples(recipe: Recipe, count: int) -> list[dict[str, Any]]:
     family_of(recipe, loading.load_config(located, recipe.model).to_dict())
     tokenizer = loading.load_tokenizer(located, recipe.model)
     estimator = make_estimator(recipe, dataset.labels, learned={})
-    assert isinstance(estimator, PromptEstimator)
-    return [
-        {
-            "prompt_name": name,
-            "where": record.where,
-            "prompt": prompt.text,
-            "before_the_answer": prompt.lead,
-            "after_the_answer": prompt.after,
-            "answers": answers,
-        }
-        for name, record, prompt, answers in estimator.rendered(scored[:count], dataset["train"], tokenizer)
-    ]
+    if not isinstance(estimator, Explains):
+        raise UsageError(f"the prompts of method {recipe.method.type} cannot be shown")
+    return estimator.rendered(scored[:count], dataset["train"], tokenizer)
 
 
 def training_examples(recipe: Recipe, count: int) -> list[Example]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from typing import Any
 
 import typer
 
-from ftkit.errors import BUG, INTERRUPTED, FtkitError, InputError
+from ftkit.errors import INTERRUPTED, UNREAD, FtkitError, InputError, UnreadError
 
 app = typer.Typer(
     name="ftkit",
@@ -33,9 +34,10 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("interrupted; a fine-tuning goes on where it was with: ftkit finetune RECIPE --resume")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(BUG)
+    except UnreadError:
+        # Python writes standard output out once more as it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)
     except OSError as error:
         # A full disk, a folder that cannot be written: the state of the machine, wherever it shows.
         if logging.getLogger("ftkit").isEnabledFor(logging.DEBUG):

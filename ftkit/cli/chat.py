@@ -55,5 +55,5 @@ def _talk(conversation: Chat) -> None:
 
 def _answer(conversation: Chat, message: str) -> None:
     """Print an answer as it is written."""
-    conversation.say(message, lambda piece: print(piece, end="", flush=True))
-    print()
+    conversation.say(message, lambda piece: console.emit(piece, end=""))
+    console.emit("")

@@ -7,13 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ftkit.errors import UnreadError
+from ftkit.metrics.tables import table as table
 from ftkit.training.processes import is_main_process
 
-_MOST_LABELS = 20
 _YELLOW, _BOLD, _PLAIN = "\033[33m", "\033[1m", "\033[0m"
 
 
@@ -41,10 +42,19 @@ def start(*, quiet: bool = False, verbose: bool = False) -> None:
         warnings.filterwarnings("ignore")
 
 
-def emit(text: str) -> None:
-    """Print a result at once: whoever reads a pipe does not wait for more."""
-    if is_main_process():
-        print(text, flush=True)
+def emit(text: str, end: str = "\n") -> None:
+    """Print a result at once: whoever reads a pipe does not wait for more.
+
+    Raises:
+        UnreadError: Nobody reads it any more. The command line's library would make exit code 1 of the
+            BrokenPipeError.
+    """
+    if not is_main_process():
+        return
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise UnreadError from None
 
 
 def emit_json(value: Any) -> None:
@@ -63,7 +73,9 @@ def shown(path: Path) -> str:
 
 
 def scores(metrics: Mapping[str, Any]) -> str:
-    """metrics.json as a table: headlines with intervals, then the labels."""
+    """metrics.json as a table: headlines with intervals, then the tables of the metrics that have one."""
+    from ftkit.component import discover
+    from ftkit.metrics.base import Metric, Table
     from ftkit.report.results import uncertainty  # with all that tasks import, which help does not need
 
     if not metrics:
@@ -76,12 +88,11 @@ def scores(metrics: Mapping[str, Any]) -> str:
     text = f"{title}\n{table(('metric', 'mean' if ways else 'score', sure), rows)}"
     if ways:
         text += "\n\n" + _variants(ways)
-    if labels := details.get("per_label"):
-        text += "\n\n" + _labels(labels, "Labels", "rows")
-    if types := details.get("per_entity"):
-        text += "\n\n" + _labels(types, "Entity types", "entities")
-    if errors := details.get("entity_errors"):
-        text += "\n\n" + _errors(errors)
+    kinds = discover(Metric)
+    for name, result in details.items():
+        kind = kinds.get(name)
+        if kind is not None and issubclass(kind, Table) and (lines := kind(type=name).lines(result)):
+            text += "\n\n" + "\n".join(lines)
     return text
 
 
@@ -92,41 +103,6 @@ def _variants(ways: Mapping[str, Mapping[str, float]]) -> str:
     for title, choose in (("lowest", min), ("highest", max)):
         rows.append((title, *(f"{choose(scores[name] for scores in ways.values()):.4f}" for name in names)))
     return table(("", *names), rows)
-
-
-def _labels(labels: Mapping[str, Mapping[str, float]], title: str, support: str) -> str:
-    shown = list(labels.items())
-    if len(shown) > _MOST_LABELS:
-        shown = sorted(shown, key=lambda item: item[1]["f1"])[: _MOST_LABELS // 2]
-        title = f"The {len(shown)} with the lowest F1 of {len(labels)} (all are in metrics.json)"
-    rows = [
-        (name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), f"{row['support']:.0f}")
-        for name, row in shown
-    ]
-    return f"{title}\n{table(('label', 'precision', 'recall', 'f1', support), rows)}"
-
-
-def _errors(errors: Mapping[str, Any]) -> str:
-    """How many mistakes of each kind, and the one of each that the model was most sure of."""
-    rows = [(kind, f"{count:,}") for kind, count in errors.items() if kind != "examples"]
-    lines = [f"  {kind}: {texts[0]}" for kind, texts in errors["examples"].items()]
-    return "\n".join([f"Errors\n{table(('kind', 'entities'), rows)}", *lines])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be; the first to the left, the others to the right.
-
-    >>> print(table(("metric", "score"), [("accuracy", "0.9")]))
-      metric    score
-      accuracy    0.9
-    """
-    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 class _Lines(logging.Formatter):

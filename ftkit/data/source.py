@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 else:
     FormatName = Literal[tuple(discover(Format))]
 
+_SMALL_BYTES = 16 * 2**20
 _FOLDER_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -104,11 +105,26 @@ class DataSource(Block):
         """Whether the first line of a delimited file names its columns."""
         return not any(isinstance(column, int) for column in self.columns.values())
 
-    def split_names(self) -> tuple[str, ...]:
-        """The splits this source holds by itself (those cut off by a fraction not counted)."""
+    def split_names(self, among: Sequence[str] = SPLITS) -> tuple[str, ...]:
+        """The splits this source holds by itself (those cut off by a fraction not counted).
+
+        Args:
+            among: Those to look for.
+
+        Raises:
+            InputError: A file of one of them is missing.
+        """
         if self.dataset_name:
-            return tuple(split for split in SPLITS if self._hub_split(split))
-        return tuple(split for split in SPLITS if self.files(split))
+            return tuple(split for split in among if self._hub_split(split))
+        return tuple(split for split in among if self.files(split))
+
+    def is_small(self, split: str) -> bool:
+        """Whether the files of a split are here, and so small that reading them takes hardly any time."""
+        try:
+            files = [] if self.dataset_name else self.files(split)
+        except InputError:
+            return False
+        return bool(files) and sum(file.stat().st_size for file in files) <= _SMALL_BYTES
 
     def rows(self, split: str) -> Iterator[Row]:
         """Yield the rows of a split with their places.

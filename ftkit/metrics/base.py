@@ -66,6 +66,10 @@ class Headline(Metric):
 class Table(Metric):
     """A metric whose result is a table: shown and gated, but no headline."""
 
+    @abstractmethod
+    def lines(self, result: Any) -> Sequence[str]:
+        """What `compute` gave, as it stands in metrics.json, for a terminal; empty where it is not shown."""
+
 
 def one_hot(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.bool_]:
     """Membership of labels in the rows' values, shape (rows, labels).

@@ -21,3 +21,6 @@ class ConfusionMatrix(Table):
 
         matrix = confusion_matrix(list(references), list(predictions), labels=list(labels))
         return dict(zip(labels, matrix.tolist(), strict=True))
+
+    def lines(self, result: Any) -> Sequence[str]:
+        return ()  # It is as wide as there are labels.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from ftkit.metrics.base import Table
+from ftkit.metrics.tables import table
 from ftkit.records import Entities, Span
 
 _KINDS = ("boundary", "type", "both", "missed", "spurious")
@@ -39,6 +40,12 @@ class EntityErrors(Table):
             if errors
         }
         return {**counts, "examples": examples}
+
+    def lines(self, result: Any) -> Sequence[str]:
+        """How many mistakes of each kind, and the one of each that the model was most sure of."""
+        rows = [(kind, f"{count:,}") for kind, count in result.items() if kind != "examples"]
+        shown = [f"  {kind}: {texts[0]}" for kind, texts in result["examples"].items()]
+        return ["Errors", table(("kind", "entities"), rows), *shown]
 
 
 def _errors(reference: Entities, prediction: Entities) -> Iterator[tuple[str, Span | None, Span | None]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ftkit.metrics.base import Table
+from ftkit.metrics.tables import label_table
 
 
 class PerEntity(Table):
@@ -30,3 +31,6 @@ class PerEntity(Table):
         rows = zip(*([float(value) for value in column] for column in columns), strict=True)
         found = {kind: dict(zip(names, row, strict=True)) for kind, row in zip(present, rows, strict=True)}
         return {kind: found.get(kind, dict.fromkeys(names, 0.0)) for kind in labels}
+
+    def lines(self, result: Any) -> Sequence[str]:
+        return label_table(result, "Entity types", "entities")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from ftkit.metrics.base import Table, one_hot
+from ftkit.metrics.tables import label_table
 
 
 class PerLabel(Table):
@@ -28,3 +29,6 @@ class PerLabel(Table):
         rows = zip(*(column.tolist() for column in columns), strict=True)
         names = ("precision", "recall", "f1", "support")
         return {label: dict(zip(names, row, strict=True)) for label, row in zip(labels, rows, strict=True)}
+
+    def lines(self, result: Any) -> Sequence[str]:
+        return label_table(result, "Labels", "rows")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import string
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from ftkit.models.loading import explained, load_tokenizer, longest_input
 from ftkit.models.source import FreshTokenizer, ModelSource
 from ftkit.training.setup import Head, Loaded
 
+log = logging.getLogger("ftkit")
 _SENTINELS = 100
 _END = "<|endoftext|>"
 
@@ -115,7 +118,18 @@ def _unknown(special: list[str]) -> str:
 
 
 def _character(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
-    seen = sorted({character for text in texts() for character in text})[: size - len(special)]
+    counts = Counter(character for text in texts() for character in text)
+    # Of equally common ones, those with the lowest code points: the same whatever the order of the texts.
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    kept, rare = ranked[: size - len(special)], ranked[size - len(special) :]
+    if rare:
+        share = sum(counts[character] for character in rare) / counts.total()
+        log.warning(
+            "  note: %d characters do not fit into model.tokenizer.vocab_size %d and are unknown: %.2g %% "
+            "of the text (the commonest: %r)",
+            len(rare), size, 100 * share, rare[0],
+        )  # fmt: skip
+    seen = sorted(kept)
     vocabulary = {token: number for number, token in enumerate([*special, *seen])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_unknown(special)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

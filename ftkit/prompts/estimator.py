@@ -15,7 +15,7 @@ from ftkit.errors import InputError, UsageError
 from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
 from ftkit.prompts.causal import CausalRanker
 from ftkit.prompts.cloze import ClozeRanker
-from ftkit.prompts.prompting import Prompt, Prompting
+from ftkit.prompts.prompting import Prompting
 from ftkit.prompts.ranking import Ranker
 from ftkit.prompts.seq2seq import Seq2SeqRanker
 from ftkit.prompts.shots import NearestShots, SameShots, Shot, Shots, as_text, choose_shots, refuse_too_few
@@ -24,7 +24,7 @@ from ftkit.records import Prediction, Record
 from ftkit.training.generation import Writer, end_tokens, said
 from ftkit.training.precision import resolve_precision
 from ftkit.training.processes import processes
-from ftkit.training.setup import Loaded, Scorer, Setup, Workplace
+from ftkit.training.setup import Loaded, Scorer, Setup, Show, Workplace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,6 +157,10 @@ class PromptEstimator:
         """The prompt of each record, the shots in it and why, and what the model said."""
         return self.solvers[self.plans[0].name].explain(records)
 
+    def talk(self) -> Callable[[Record, Show], str]:
+        """What gives the answer to one conversation after another, by the first way to ask."""
+        return self.solvers[self.plans[0].name].answer
+
     def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
         """The ways to ask, where there are several."""
         return {name: solver.predict for name, solver in self.solvers.items()} if len(self.plans) > 1 else {}
@@ -173,9 +177,9 @@ class PromptEstimator:
 
     def rendered(
         self, records: Sequence[Record], train: Sequence[Record], tokenizer: PreTrainedTokenizerBase
-    ) -> list[tuple[str, Record, Prompt, list[str]]]:
-        """The prompts of records as each plan writes them, without a model: the plan's name, the record, the
-        prompt with all its shots, and the answers that would be ranked.
+    ) -> list[dict[str, Any]]:
+        """The prompts of records as each plan writes them, with all their shots and the answers that would be
+        ranked, without a model.
         """
         found = []
         for plan in self.plans:
@@ -186,7 +190,16 @@ class PromptEstimator:
             for record, solved in zip(records, chosen, strict=True):
                 prompt = plan.prompting.prompt(solved, record, tokenizer)
                 candidates = questions.candidates(record) if questions.candidates else []
-                found.append((plan.name, record, prompt, [candidate.text for candidate in candidates]))
+                found.append(
+                    {
+                        "prompt_name": plan.name,
+                        "where": record.where,
+                        "prompt": prompt.text,
+                        "before_the_answer": prompt.lead,
+                        "after_the_answer": prompt.after,
+                        "answers": [candidate.text for candidate in candidates],
+                    }
+                )
         return found
 
     # Shots ------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Prompting:
         try:
             if self.chat:
                 return self._conversation(shots, record, known, tokenizer)
-            return self._text(shots, known)
+            return self._text(shots, record, known)
         except ValueError as error:
             raise InputError(str(error), where=record.where, hint="method.template") from None
 
@@ -99,13 +99,21 @@ class Prompting:
         """The fields of a record that says nothing."""
         return dict.fromkeys(self.questions.fields(record), text)
 
-    def _text(self, shots: Sequence[Shot], fields: Mapping[str, str]) -> Prompt:
-        described = self.description.render(self.questions.shared)
-        solved = [self._solved(shot) for shot in shots]
+    def _text(self, shots: Sequence[Shot], record: Record, fields: Mapping[str, str]) -> Prompt:
+        described, said = self._described(record), spoken(record)[1][:-1]
+        # Without a chat template, what was said before can only look as solved examples do.
+        exchanges = zip(said[::2], said[1::2], strict=True)
+        earlier = [Shot(self.questions.fields(Record(asked.content)), a.content) for asked, a in exchanges]
+        solved = [self._solved(shot) for shot in (*shots, *earlier)]
         question, after = self._question(fields)
         text = self.delimiter.join([*([described] if described else []), *solved, question])
         lead = "" if self._has_place else self.target_delimiter
         return Prompt(text, lead, after, special=True, shots=tuple(shots))
+
+    def _described(self, record: Record) -> str:
+        """The description, and the system prompt of a conversation."""
+        described = self.description.render(self.questions.shared)
+        return "\n\n".join(filter(None, [described, spoken(record)[0]]))
 
     def _solved(self, shot: Shot) -> str:
         before, after = self._question(shot.fields)
@@ -129,12 +137,17 @@ class Prompting:
         fields: Mapping[str, str],
         tokenizer: PreTrainedTokenizerBase,
     ) -> Prompt:
-        described = self.description.render(self.questions.shared)
-        system = [turn.content for turn in record.turns if turn.role == "system"]
-        turns = [Turn("system", text) for text in ["\n\n".join(filter(None, [described, *system]))] if text]
+        described = self._described(record)
+        turns = [Turn("system", described)] if described else []
         for shot in shots:
             turns += [Turn("user", self._question(shot.fields)[0]), Turn("assistant", shot.answer)]
-        turns += [turn for turn in record.turns[:-1] if turn.role != "system"]
+        turns += spoken(record)[1][:-1]
         turns.append(Turn("user", self._question(fields)[0]))
         rendered = conversation(turns, None, tokenizer, record.where)
         return Prompt(rendered.text, "", "", special=rendered.special, shots=tuple(shots))
+
+
+def spoken(record: Record) -> tuple[str, tuple[Turn, ...]]:
+    """The system prompt of a conversation, empty where it has none, and what is said after it."""
+    system = "\n\n".join(turn.content for turn in record.turns if turn.role == "system")
+    return system, tuple(turn for turn in record.turns if turn.role != "system")

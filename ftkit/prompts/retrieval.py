@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +10,8 @@ import numpy
 
 if TYPE_CHECKING:
     from ftkit.training.setup import Loaded
+
+log = logging.getLogger("ftkit")
 
 _BATCH_TOKENS = 4096
 _QUERIES = 256
@@ -28,6 +31,8 @@ class Retriever(Protocol):
 class Bm25:
     """Words in common, rare ones counting more (Robertson et al., 1994), as bm25s computes it.
 
+    A text without a word is like no other: all scores are 0, and the first texts of the pool are nearest.
+
     Args:
         pool: The texts to choose from.
     """
@@ -37,11 +42,26 @@ class Bm25:
     def __init__(self, pool: Sequence[str]) -> None:
         import bm25s
 
-        self._index = bm25s.BM25()
-        self._index.index(_words(pool), show_progress=False)
+        words = _words(pool)
+        self._size = len(words)
+        self._said = False
+        self._index = bm25s.BM25() if any(words) else None
+        if self._index is not None:
+            self._index.index(words, show_progress=False)
 
     def nearest(self, queries: Sequence[str], number: int) -> list[list[tuple[int, float]]]:
-        return [_best(self._index.get_scores(words), number) for words in _words(queries)]
+        asked = _words(queries)
+        for query, words in zip(queries, asked, strict=True):
+            if not words and not self._said:
+                self._said = True
+                log.warning("  note: %.40r holds no word, so its shots are the first rows", query)
+        return [_best(self._scores(words), number) for words in asked]
+
+    def _scores(self, words: list[str]) -> Any:
+        """How alike each text of the pool is, shape (pool,)."""
+        if self._index is None or not words:
+            return numpy.zeros(self._size)
+        return self._index.get_scores(words)
 
 
 class Embeddings:

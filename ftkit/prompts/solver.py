@@ -6,17 +6,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 
 from ftkit.errors import FtkitError, InputError
-from ftkit.prompts.answering import Answerer, Asked, Ranking, mean
+from ftkit.prompts.answering import Answerer, Asked, Generating, Ranking, mean
+from ftkit.prompts.prompting import spoken
 from ftkit.prompts.shots import Shot, Shots
 from ftkit.records import Prediction, Record
 from ftkit.training.processes import processes
+from ftkit.training.setup import Show
 
 log = logging.getLogger("ftkit")
 
@@ -113,6 +115,18 @@ class Solver:
             for one, said in zip(asked, self._said(asked), strict=True)
         ]
 
+    def answer(self, record: Record, show: Show) -> str:
+        """What the model writes after a conversation, whose beginning is left out where it does not fit."""
+        assert isinstance(self.answerer, Generating)
+        opening = [turn for turn in record.turns if turn.role == "system"]
+        said = spoken(record)[1]
+        (shots,) = self.shots.of([self.answerer.prompting.questions.fields(record)])
+        for first in range(0, len(said), 2):
+            left = replace(record, turns=(*opening, *said[first:]))
+            if asked := self._fitting(left, shots):
+                return self.answerer.writer.stream(asked.row, show)
+        raise self._too_long(record)
+
     def ask(self, records: Sequence[Record]) -> list[Asked]:
         """The prompts of records, with as many shots as there is room for."""
         fields = [self.answerer.prompting.questions.fields(record) for record in records]
@@ -120,11 +134,17 @@ class Solver:
         return [self._fitted(record, shots) for record, shots in zip(records, found, strict=True)]
 
     def _fitted(self, record: Record, shots: Sequence[Shot]) -> Asked:
-        """A prompt that fits; the shots farthest from the question go first.
+        """A prompt that fits.
 
         Raises:
             InputError: Not even the row alone fits, or an answer has no token.
         """
+        if asked := self._fitting(record, shots):
+            return asked
+        raise self._too_long(record)
+
+    def _fitting(self, record: Record, shots: Sequence[Shot]) -> Asked | None:
+        """A prompt that fits, if there is one; the shots farthest from the question go first."""
         prompting = self.answerer.prompting
         for first in range(len(shots) + 1):
             prompt = prompting.prompt(shots[first:], record, self.answerer.tokenizer)
@@ -134,7 +154,10 @@ class Solver:
                 raise InputError(error.what, where=record.where) from None
             if tokens <= self.max_length:
                 return Asked(record, prompt, row, self.shots.key(shots[first:]))
-        raise InputError(
+        return None
+
+    def _too_long(self, record: Record) -> InputError:
+        return InputError(
             f"the prompt has more than {self.max_length} tokens, even without shots",
             where=record.where,
             hint="a query is never cut: shorten it, or raise model.max_length within the model's positions",

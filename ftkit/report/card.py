@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def model_card(run: Run) -> str:
     """README.md of a run folder."""
     recipe, manifest = run.recipe, run.manifest
+    verb = "finetune" if recipe.method.trains else "eval"
     lines = [
         f"# {run.folder.name}",
         "",
@@ -32,15 +33,14 @@ def model_card(run: Run) -> str:
         *(f"| {s} | {d['rows']} | `{d['sha256'][:16]}` |" for s, d in manifest["data"].items()),
         "",
         *([*(f"- {note}" for note in manifest["notes"]), ""] if manifest["notes"] else []),
-        _labels(run),
-        "",
+        *([f"Labels: {', '.join(run.labels)}.", ""] if run.labels else []),
         "## Use",
         "",
         f'With ftkit: `ftkit predict {run.folder.name} --text "..."`.',
         *_without_ftkit(run),
         "## Make it again",
         "",
-        f"`ftkit finetune recipe.yaml`, seed {recipe.seed}, precision {manifest['precision']}; "
+        f"`ftkit {verb} recipe.yaml`, seed {recipe.seed}, precision {manifest['precision']}; "
         "versions and hardware are in `manifest.json`.",
         "",
     ]
@@ -130,16 +130,6 @@ def _source(recipe: Recipe) -> str:
     config = f", configuration `{data.dataset_config_name}`" if data.dataset_config_name else ""
     revision = f", revision `{data.revision}`" if data.revision else ""
     return f"The data set `{data.dataset_name}`{config}{revision}."
-
-
-def _labels(run: Run) -> str:
-    text = f"Labels: {', '.join(run.labels)}."
-    threshold = run.recipe.task.model_dump().get("threshold") if _several(run) else None
-    return text + (f" A label is predicted from a probability of {threshold}." if threshold else "")
-
-
-def _several(run: Run) -> bool:
-    return run.recipe.task.answer == "label set"
 
 
 def _scores(metrics: dict[str, Any]) -> list[str]:

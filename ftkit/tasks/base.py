@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftkit.component import Component
 from ftkit.errors import InputError
-from ftkit.records import Prediction, Record
+from ftkit.records import Prediction, Record, Turn
 
 if TYPE_CHECKING:
     from ftkit.questions import Questions
@@ -47,6 +47,8 @@ class Task(Component):
     """The model families it can be solved with; `None` for all."""
     tags_words: ClassVar[bool] = False
     """Whether a prediction holds a tag for each word."""
+    converses: ClassVar[bool] = False
+    """Whether its rows are conversations, so that one can talk with what was made for it."""
     pipeline: ClassVar[str | None]
     """The transformers pipeline that runs a model with this task's head; `None` where there is none."""
 
@@ -184,6 +186,14 @@ class Task(Component):
         if pairs is None:
             return [{"text": text} for text in texts]
         return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+    def opening(self, system: str | None) -> list[Turn]:
+        """What a conversation begins with, before anything is said; only where the task converses.
+
+        Args:
+            system: A system prompt to take the place of the task's own.
+        """
+        raise TypeError(f"{self.type} is no conversation")
 
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         """What should be known about the training records before training."""

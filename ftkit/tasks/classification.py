@@ -242,6 +242,11 @@ class Classification(Task):
         chosen = ", ".join(f"{name}{scores.get(name, '')}" for name in _names(prediction.value))
         return f"{chosen or '(none)'}  {record.text}"
 
+    def pipeline_note(self) -> str:
+        if not self.multi_label or self.writes:
+            return ""
+        return f"ftkit predicts the labels whose probability is at least {self.threshold}."
+
     def call_options(self, max_length: int) -> dict[str, Any]:
         every = {"top_k": None} if self.multi_label else {}
         return {"truncation": True, "max_length": max_length, **every}

@@ -54,6 +54,7 @@ class Instruction(WritingTask):
         "output": Field(("output", "completion", "response", "answer"), required=False),
     }
     answer_fields: ClassVar[tuple[str, ...]] = ("output",)
+    converses: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _not_empty(self) -> Instruction:
@@ -125,6 +126,10 @@ class Instruction(WritingTask):
 
     def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
         return [{"instruction": text} for text in texts]
+
+    def opening(self, system: str | None) -> list[Turn]:
+        prompt = system or self.system
+        return [Turn("system", prompt)] if prompt else []
 
     @property
     def asked_by(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from ftkit.training.precision import autocast, lower_frozen, resolve_precision
 from ftkit.training.processes import processes, shared
 from ftkit.training.profiling import Profile
 from ftkit.training.progress import LogFile, Progress
-from ftkit.training.setup import Scorer, Setup, Workplace
+from ftkit.training.setup import Scorer, Setup, Show, Workplace
 from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
 from ftkit.training.writing import WritingHead
@@ -214,6 +214,12 @@ class TrainedEstimator:
         if isinstance(self.objective, WritingHead):
             # Adapters do not bring it, and it says what ends an answer.
             self.model.generation_config.save_pretrained(folder)
+
+    def merge(self, folder: Path) -> None:
+        """Write the model, adapters merged into it, and its tokenizer."""
+        assert self.tokenizer is not None
+        self.model.merge_and_unload().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
         """Take up what an earlier `fit` saved in the run's `model/`."""
@@ -463,6 +469,16 @@ class TrainedEstimator:
             stop=self.model.generation_config.eos_token_id,
             precision=self.precision,
         )
+
+    def talk(self) -> Callable[[Record, Show], str]:
+        """What gives the answer to one conversation after another."""
+        writer = self.writer()
+
+        def answer(record: Record, show: Show) -> str:
+            (prompt,) = self.prompts([record])
+            return writer.stream(prompt, show)
+
+        return answer
 
     def _room(self) -> int:
         """The longest prompt: a decoder needs positions for what it writes.

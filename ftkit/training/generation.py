@@ -106,14 +106,21 @@ class Writer:
             show(text)
             return text
 
+        until, half = self._until, max(map(len, self.until), default=1) - 1
+
         class Shown(TextStreamer):
-            begun = False
+            written = shown = ""
 
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                self.written += text
+                sure = until(self.written)
+                if sure == self.written and not stream_end:
+                    # Its end may be half of a text that ends the answer.
+                    sure = sure[: max(0, len(sure) - half)]
                 # The space between a prompt and its answer belongs to neither.
-                piece = text if self.begun else text.lstrip()
-                self.begun = self.begun or bool(piece)
-                show(piece)
+                sure = sure.lstrip()
+                show(sure[len(self.shown) :])
+                self.shown = sure
 
         streamer = Shown(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         return self._batch([prompt], streamer)[0]

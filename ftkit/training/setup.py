@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftkit.records import Prediction, Record
 
@@ -159,3 +159,39 @@ class Estimator(Protocol):
 
     def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
         """Other ways in which the same estimator can predict, by name, where all are to be scored."""
+
+
+Show = Callable[[str], None]
+"""Gets each piece of a text as soon as it stands."""
+
+
+@runtime_checkable
+class Talks(Protocol):
+    """An estimator that conversations can be held with."""
+
+    def talk(self) -> Callable[[Record, Show], str]:
+        """What gives the answer to one record after another, each a conversation up to its last message.
+
+        Where a conversation does not fit, its beginning is left out.
+        """
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """An estimator whose prompts can be looked at."""
+
+    def explain(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """The prompt of each record, the shots in it and why, and what the model said."""
+
+    def rendered(
+        self, records: Sequence[Record], train: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, Any]]:
+        """The prompts of records with all their shots and what would be ranked; needs no model."""
+
+
+@runtime_checkable
+class Merges(Protocol):
+    """An estimator that holds adapters, and can do without."""
+
+    def merge(self, folder: Path) -> None:
+        """Write the model, adapters merged into it, and its tokenizer."""

@@ -16,7 +16,10 @@ import pytest
 
 import ftkit as library
 from ftkit import prediction
+from ftkit.data import source
+from ftkit.errors import UsageError
 from ftkit.records import Record
+from ftkit.training.estimator import TrainedEstimator
 
 HEAVY = ("torch", "transformers", "evaluate", "peft", "datasets", "sklearn")
 
@@ -92,6 +95,41 @@ def test_eval_of_another_split_new_data_and_fewer_labels(ftkit: Any, finished: P
     assert json.loads((finished / "metrics.json").read_text())["rows"] == 15, "the run's own scores stay"
 
 
+def test_eval_reads_what_it_scores(
+    ftkit: Any, finished: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training rows are looked through for the same texts where that is quick, and else not needed."""
+    train = tmp_path / "train.csv"
+    train.write_bytes((colours / "train.csv").read_bytes())
+    (tmp_path / "new.csv").write_text("text,label\n" + train.read_text().splitlines()[1] + "\n")
+    files = ("data={train_file: train.csv, test_file: new.csv, validation_fraction: 0.2}",)
+    there = ftkit("eval", finished, "--set", *files)
+    assert there.returncode == 0, there.stderr
+    assert "1 test row is also in the training data" in there.stderr
+    train.write_text("text,label\nunread,unheard of\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_SMALL_BYTES", 10)
+        patch.chdir(tmp_path)
+        assert library.evaluate(finished, files).scores.rows == 1
+    train.unlink()
+    gone = ftkit("eval", finished, "--set", *files)
+    assert gone.returncode == 0, gone.stderr
+    assert "train" not in gone.stderr
+    needed = ftkit("eval", finished, "--set", *files, "--split", "validation")
+    assert needed.returncode == 3
+    assert "train.csv: no such file or folder" in needed.stderr
+
+
+def test_eval_of_few_rows_scores_held_out_ones(finished: Path, colours: Path, tmp_path: Path) -> None:
+    """A limit does not make a share that was held out another one."""
+    data = f"data={{train_file: {colours / 'train.csv'}, test_fraction: 0.2}}"
+    whole = library.evaluate(finished, [data])
+    few = library.evaluate(finished, [data], limit=4)
+    rows = [(one.folder / "predictions.jsonl").read_text().splitlines() for one in (whole, few)]
+    assert (len(rows[0]), len(rows[1])) == (9, 4)
+    assert rows[1] == rows[0][:4]
+
+
 @pytest.mark.parametrize(
     ("gate", "code", "said"),
     [
@@ -135,6 +173,39 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
 
 
+def test_python_predicts_with_a_model_that_is_loaded_once(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = list[Path]()
+    load = TrainedEstimator.load
+
+    def counted(self: TrainedEstimator, folder: Path, train: Any) -> None:
+        loads.append(folder)
+        load(self, folder, train)
+
+    monkeypatch.setattr(TrainedEstimator, "load", counted)
+    run = library.Run.load(finished)
+    texts = ["the red one", "a green one"]
+    (one,), (other,) = (library.predict(run, [text]) for text in texts)
+    assert library.predict(run, texts) == [one, other]
+    assert loads == [finished / "model"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ([("a", "b"), "hello"], "text 2: is no pair, as others are"),
+        (["hello", ("a", "b")], "text 1: is no pair, as others are"),
+        ([("a", "b"), ("a",)], "text 2: is no pair, as others are"),
+        ([("a", "b")], "text 1: the run was trained on single texts"),
+    ],
+)
+def test_single_texts_beside_pairs_are_refused(texts: Any, says: str, finished: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        library.predict(finished, texts)
+    assert str(caught.value).startswith(says)
+
+
 def test_predict_answers_a_pipe_before_it_ends(finished: Path) -> None:
     """The first lines are answered while the last ones are not written yet; all come out in order."""
     command = [sys.executable, "-m", "ftkit", "predict", str(finished), "-"]
@@ -154,6 +225,18 @@ def test_predict_answers_a_pipe_before_it_ends(finished: Path) -> None:
         watch.cancel()
     assert process.returncode == 0
     assert [json.loads(line)["text"] for line in lines] == [f"red {number}" for number in range(65)]
+
+
+def test_a_closed_pipe_ends_predict_quietly(finished: Path) -> None:
+    command = [sys.executable, "-m", "ftkit", "predict", str(finished), "-", "--quiet"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        _, said = process.communicate("red 1\nred 2\n", timeout=240)
+    assert (process.returncode, said) == (141, "")
 
 
 def test_predict_holds_few_rows_at_a_time(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Texts without columns: `.txt` files as a whole, or line by line."""
+"""Texts without columns, and formats by their name."""
 
 from __future__ import annotations
 
@@ -6,20 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from ftkit.preflight import check
+from ftkit.component import discover
+from ftkit.data.base import Format
+from ftkit.data.source import DataSource
+from ftkit.dataset import load_records
+from ftkit.errors import InputError
+from ftkit.recipe import load_recipe
+from ftkit.tasks.language_modeling import LanguageModeling
 
 
-@pytest.mark.parametrize(("data_format", "rows"), [(None, "1 rows"), ("text", "1 rows"), ("lines", "2 rows")])
-def test_texts_are_read_as_the_recipe_says(data_format: str | None, rows: str, tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("a first text\n\nand another one\n")
-    data = {"train_file": str(tmp_path / "train.txt"), **({"format": data_format} if data_format else {})}
-    report = check(
-        {
-            "task": {"type": "language_modeling"},
-            "model": {"from_config": {"model_type": "gpt2"}, "tokenizer": {"type": "bpe"}},
-            "data": data,
-            "method": "full",
-            "output_dir": str(tmp_path / "run"),
-        }
-    )
-    assert report["train"] == rows
+@pytest.mark.parametrize(
+    ("format_", "texts", "places"),
+    [("lines", ["one", "two  two"], [":1", ":3"]), ("text", ["one\n\ntwo  two\n"], [""])],
+)
+def test_a_file_of_any_suffix_as_lines_or_one_text(
+    format_: str, texts: list[str], places: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "some.log"
+    path.write_text("one\n\ntwo  two\n")
+    with pytest.raises(InputError, match=r"unknown kind of file '.log'[\s\S]*one of: .*lines.*text"):
+        load_records(DataSource(train_file=str(path)), LanguageModeling())
+    tree = {
+        "task": "language_modeling", "method": "full", "output_dir": str(tmp_path / "run"),
+        "model": {"name_or_path": "some/model"}, "data": {"train_file": str(path), "format": format_},
+    }  # fmt: skip
+    recipe = load_recipe(tree)
+    train = load_records(recipe.data, recipe.task)["train"]
+    assert [record.text for record in train] == texts
+    assert [record.where.removeprefix(str(path)) for record in train] == places
+
+
+def test_every_format_can_be_named() -> None:
+    for name in discover(Format):
+        assert DataSource(train_file="x", format=name).format == name

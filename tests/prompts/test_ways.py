@@ -231,6 +231,23 @@ def test_bm25_is_the_published_formula() -> None:
         assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
 
 
+def test_a_text_without_a_word_gets_the_first_rows(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    data = {"train_file": str(train), "test_file": str(test)}
+    test.write_text("text,label\nthe red one,red\n!!!,blue\n\U0001f389,green\n")
+    for name, texts in (("words", ("the red card", "a blue sky", "green")), ("none", ("?", "...", "!"))):
+        rows = zip(texts, ("red", "blue", "green"), strict=True)
+        train.write_text("".join(f"{text},{label}\n" for text, label in [("text", "label"), *rows]))
+        tree = asking(num_fewshot=2, shots="nearest") | {"data": data, "output_dir": str(tmp_path / name)}
+        caplog.clear()
+        run = ftkit.evaluate(tree).run
+        assert caplog.text.count("'!!!' holds no word, so its shots are the first rows") == 1
+        (one,) = explained(run, ["\U0001f389"])
+        assert [shot["fields"]["text"] for shot in one["shots"]] == [*texts[:2]][::-1]
+
+
 @pytest.mark.parametrize("encoder", [False, True])
 def test_nearest_shots_are_like_the_query_and_never_the_query(
     encoder: bool, asking: Callable[..., dict[str, Any]], tiny: Callable[[str], Path], colours: Path
