@@ -277,17 +277,21 @@ class Classification(Task):
         return tuple(_label_text(part, where) for part in value)
 
     def _label(self, written: str, labels: Sequence[str], where: str) -> str:
-        """The label's name: as written, or by its number where names were given."""
+        """The label's name: as written, or by its number where `task.labels` numbers them. Those found in the
+        data are only sorted, so a number would mean whatever the alphabet makes of it.
+        """
         if written in labels:
             return written
-        if written.isdecimal() and int(written) < len(labels) and not all(n.isdecimal() for n in labels):
+        number = written.isdecimal() and not all(name.isdecimal() for name in labels)
+        if self.labels and number and int(written) < len(labels):
             return labels[int(written)]
         source = "that task.labels names" if self.labels else "of the training data"
         raise InputError(
             f"the label {written!r:.80} is not among the {len(labels)} labels {source}"
             + _nearest(written, labels),
             where=where,
-            hint=f"labels: {_some(labels)}",
+            hint=f"labels: {_some(labels)}"
+            + ("; what numbers mean is said by task.labels" if number and not self.labels else ""),
         )
 
 

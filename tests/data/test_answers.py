@@ -14,6 +14,7 @@ from ftkit.dataset import load_records
 from ftkit.errors import InputError
 from ftkit.records import Dataset
 from ftkit.tasks.base import Task
+from ftkit.tasks.classification import Classification
 from ftkit.tasks.multiple_choice import MultipleChoice
 
 Read = Callable[..., Dataset]
@@ -98,3 +99,25 @@ def test_answers_that_stay_doubtful_are_told(read: Read) -> None:
     notes = read(MultipleChoice(), train=asked(("2", NUMBERS), ("1", NUMBERS))).notes
     assert "train: answers are read as the text of a choice; all could be the number as well" in notes
     assert not read(MultipleChoice(), train=asked(("2", NUMBERS), ("red", WORDS))).notes
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+
+def texts(*labels: Any) -> list[dict[str, Any]]:
+    return [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
+
+
+def targets(dataset: Dataset, split: str) -> list[Any]:
+    return [record.target for record in dataset[split]]
+
+
+def test_numbers_mean_labels_that_the_recipe_numbers(read: Read) -> None:
+    dataset = read(Classification(labels=["neg", "pos"]), train=texts("pos", "neg"), test=texts(1, 0))
+    assert targets(dataset, "test") == ["pos", "neg"]
+
+
+def test_numbers_mean_nothing_where_labels_are_only_sorted(read: Read) -> None:
+    with pytest.raises(InputError, match=r"test\.jsonl:1: the label '1' is not among the 2 labels") as error:
+        read(Classification(), train=texts("pos", "neg"), test=texts(1, 0))
+    assert "labels: neg, pos; what numbers mean is said by task.labels" in str(error.value)
