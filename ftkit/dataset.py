@@ -47,15 +47,17 @@ def load_records(
     }
     for records in splits.values():
         _refuse_half_labelled(records)
-    if labels is None and "train" in splits:
-        if not labelled(splits["train"]):
-            raise InputError("no training row has a label", where=splits["train"][0].where)
+    learned = labels is None and "train" in splits
+    if learned:
+        _refuse_unlabelled(splits["train"])
         labels = task.find_labels(splits["train"], _declared(data, task))
     elif labels is None:
         labels = _known_labels(data, task)
     for split, records in splits.items():
         splits[split], found = task.settle(records, labels)
         notes += [f"{split}: {note}" for note in found]
+    if learned:
+        _refuse_unlabelled(splits["train"])  # What stands for withheld answers is known by the labels alone.
     splits = _cut_fractions(splits, data, task)
     if not trains:
         splits = {split: rows if split == "train" else rows[:limit] for split, rows in splits.items()}
@@ -158,6 +160,11 @@ def _refuse_columns(
             raise UsageError(
                 f"data.columns: {field} and {same[0]} are both read from the column {column!r}", where=where
             )
+
+
+def _refuse_unlabelled(train: Sequence[Record]) -> None:
+    if not labelled(train):
+        raise InputError("no training row has a label", where=train[0].where)
 
 
 def _refuse_half_labelled(records: Sequence[Record]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ftkit.training.setup import Head
 
 _MOST_LABELS_SHOWN = 12
+_WITHHELD = "-1"
 _PROMPT = "{{ text }}\n{% if text_pair is defined %}{{ text_pair }}\n{% endif %}"
 
 
@@ -124,6 +125,9 @@ class Classification(Task):
         return names
 
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
+        # GLUE writes -1 where it withholds the answers of a test split.
+        if _WITHHELD not in labels and records and all(record.target == _WITHHELD for record in records):
+            return [replace(record, target=None) for record in records], ["all labels are -1: withheld"]
         return [self._settled(record, labels) for record in records], []
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
@@ -140,6 +144,11 @@ class Classification(Task):
 
     def stratum(self, record: Record) -> str:
         return "|".join(map(str, _names(record.target)))
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        yield from super().notes(train, labels)
+        if _WITHHELD in labels and not self.labels:
+            yield "-1 is one of the labels; where it says that a row has none, remove the row"
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head
@@ -263,7 +272,7 @@ class Classification(Task):
     def _answer(self, value: Any, where: str) -> Target | None:
         """The row's label or labels as written; `None` where the data holds no answer."""
         if not self.multi_label:
-            return None if value in (None, "", -1, "-1") else _label_text(value, where)
+            return None if value in (None, "") else _label_text(value, where)
         if value is None:
             return None
         if isinstance(value, str):
@@ -323,4 +332,4 @@ def _names(target: Target | None) -> tuple[str, ...]:
 
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers in their order, then words in theirs."""
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+    return (0, int(name), "") if name.removeprefix("-").isdecimal() else (1, 0, name)

@@ -121,3 +121,28 @@ def test_numbers_mean_nothing_where_labels_are_only_sorted(read: Read) -> None:
     with pytest.raises(InputError, match=r"test\.jsonl:1: the label '1' is not among the 2 labels") as error:
         read(Classification(), train=texts("pos", "neg"), test=texts(1, 0))
     assert "labels: neg, pos; what numbers mean is said by task.labels" in str(error.value)
+
+
+@pytest.mark.parametrize("written", [-1, "-1", -1.0])
+def test_minus_one_is_a_label_among_others(written: Any, read: Read) -> None:
+    dataset = read(Classification(), train=texts(0, 1, written), test=texts(written, written))
+    assert dataset.labels == ("-1", "0", "1")
+    assert targets(dataset, "train") == ["0", "1", "-1"]
+    assert targets(dataset, "test") == ["-1", "-1"]
+    assert any("-1 is one of the labels" in note for note in dataset.notes)
+
+
+def test_minus_one_in_every_row_says_that_labels_are_withheld(read: Read) -> None:
+    dataset = read(Classification(), train=texts(0, 1), test=texts(-1, -1))
+    assert targets(dataset, "test") == [None, None]
+    assert "test: all labels are -1: withheld" in dataset.notes
+
+
+def test_minus_one_in_some_rows_is_no_label_of_the_training_data(read: Read) -> None:
+    with pytest.raises(InputError, match=r"test\.jsonl:2: the label '-1' is not among the 2 labels"):
+        read(Classification(), train=texts(0, 1), test=texts(0, -1))
+
+
+def test_withheld_labels_teach_nothing(read: Read) -> None:
+    with pytest.raises(InputError, match="no training row has a label"):
+        read(Classification(labels=["neg", "pos"]), train=texts(-1, -1))
