@@ -17,8 +17,10 @@ from ftkit.tasks.as_text import (
     NONE,
     checked_template,
     first_line,
+    label_refusal,
     read_label,
     read_labels,
+    refuse_unreadable,
     text_refusal,
     text_usage,
     writing_head,
@@ -78,6 +80,8 @@ class Classification(Task):
             )
         if unknown := self._unknown_weights(self.labels):
             raise ValueError(f"class_weights: {unknown}")
+        if unreadable := self._unreadable(self.labels):
+            raise ValueError(f"formulation: text: {unreadable}")
         return self
 
     _template = field_validator("template")(checked_template)
@@ -122,6 +126,7 @@ class Classification(Task):
             )
         if unknown := self._unknown_weights(names):
             raise UsageError(f"task.class_weights: {unknown}")
+        refuse_unreadable(self._unreadable(names))
         return names
 
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[list[Record], list[str]]:
@@ -225,6 +230,7 @@ class Classification(Task):
             write=lambda record: ", ".join(words[name][0] for name in _names(record.target)) or NONE,
             read=lambda text, record: read(first_line(text), record),
             candidates=None if self.multi_label else lambda record: candidates,
+            unreadable=label_refusal(list(meant), several=self.multi_label),
         )
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
@@ -260,6 +266,10 @@ class Classification(Task):
         if self.multi_label:
             return [(len(train) - count[name]) / count[name] if count[name] else 1.0 for name in labels]
         return [len(train) / (len(labels) * count[name]) if count[name] else 1.0 for name in labels]
+
+    def _unreadable(self, labels: Sequence[str]) -> str:
+        """Why the labels cannot be told apart as text; empty where they can, or a head names them."""
+        return label_refusal(labels, several=self.multi_label) if self.writes else ""
 
     def _unknown_weights(self, labels: Sequence[str]) -> str:
         """What is wrong with the labels that have weights; empty where nothing is."""
