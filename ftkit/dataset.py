@@ -68,9 +68,9 @@ def load_records(
     }
     for records in splits.values():
         _refuse_half_labelled(records)
-    if labels is None and "train" in splits:
-        if not labelled(splits["train"]):
-            raise InputError("no training row has a label", where=splits["train"][0].where)
+    learned = labels is None and "train" in splits
+    if learned:
+        _refuse_unlabelled(splits["train"])
         labels = task.find_labels(splits["train"], _declared(data, task))
     elif labels is None:
         labels = _known_labels(data, task)
@@ -78,6 +78,8 @@ def load_records(
         settled, found = task.settle(records, labels)
         splits[split] = records if settled is records else keep(settled)
         notes += [f"{split}: {note}" for note in found]
+    if learned:
+        _refuse_unlabelled(splits["train"])  # What stands for withheld answers is known by the labels alone.
     splits = _cut_fractions(splits, data, task)
     if whole:
         scored = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
@@ -198,6 +200,11 @@ def _refuse_columns(
             raise UsageError(
                 f"data.columns: {field} and {same[0]} are both read from the column {column!r}", where=where
             )
+
+
+def _refuse_unlabelled(train: Sequence[Record]) -> None:
+    if not labelled(train):
+        raise InputError("no training row has a label", where=train[0].where)
 
 
 def _refuse_half_labelled(records: Sequence[Record]) -> None:

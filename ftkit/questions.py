@@ -34,6 +34,7 @@ class Questions:
         same: Whether they are the same for every record.
         write: The right answer of a record as text.
         read: What a written answer says.
+        unreadable: Why written answers could not be told apart; empty where they can.
     """
 
     template: str
@@ -43,6 +44,7 @@ class Questions:
     shared: Mapping[str, str]
     candidates: Callable[[Record], Sequence[Candidate]] | None = None
     same: bool = True
+    unreadable: str = ""
 
     def choose(self, probabilities: Mapping[str, float]) -> Prediction:
         """The likeliest value with the probabilities of all; of equals the first."""

@@ -63,11 +63,11 @@ def score(
     headlines = {}
     details = {}
     for metric in metrics:
-        result = metric.compute(references, values, labels)
         if isinstance(metric, Headline):
-            headlines[metric.name()] = Score(result, *interval(metric, references, values, labels))
+            counts = metric.counts(references, values, labels)
+            headlines[metric.name()] = Score(metric.score(counts), *interval(metric, counts))
         else:
-            details[metric.name()] = result
+            details[metric.name()] = metric.compute(references, values, labels)
     if failed := [prediction.failed for prediction in predictions if prediction.failed]:
         log.warning(
             "  note: %d of %d answers could not be read (first: %.80r)", len(failed), len(records), failed[0]

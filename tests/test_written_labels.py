@@ -48,6 +48,12 @@ def test_labels_are_read(text: str, value: tuple, failed: bool) -> None:
     assert (found.value, bool(found.failed)) == (value, failed)
 
 
+@pytest.mark.parametrize(("text", "value"), [("US", "US"), ("us", "us"), ("Us", "us"), (" US.", "us")])
+def test_a_choice_is_read_as_it_is_written(text: str, value: str) -> None:
+    """Choices of a row may differ in case alone; what is written exactly is no other one."""
+    assert read_label(text, Record("x"), ("us", "US")).value == value
+
+
 TEXT = "Ann met Ann Lee in New  York, not in Annapolis."
 
 
@@ -239,6 +245,39 @@ def test_refused_pairs(tiny: Callable, colours: Path, architecture: str, task: d
 
     with pytest.raises(ftkit.errors.UsageError, match=words):
         check(tree_of(task, tiny(architecture), {"data_dir": str(colours)}, output_dir="never"))
+
+
+SEVERAL = {"type": "classification", "formulation": "text", "multi_label": True}
+ONE = {"type": "classification", "formulation": "text"}
+CONFUSED = [
+    (ONE, ["B C", "b_c"], "the labels 'B C' and 'b_c' read alike"),
+    (ONE, ["x", "_."], "the label '_.' reads as nothing"),
+    (SEVERAL, ["None", "x"], "the label 'None' reads as no label at all"),
+    (SEVERAL, ["x", "a, b"], "the label 'a, b' holds ','"),
+    ({"type": "ner", "formulation": "text"}, ["x", "a[b]"], r"the label 'a\[b\]' holds '\['"),
+    ({"type": "ner", "formulation": "text"}, ["Per", "PER"], "the labels 'PER' and 'Per' read alike"),
+]
+
+
+@pytest.mark.parametrize(("task", "labels", "says"), CONFUSED)
+def test_labels_that_cannot_be_told_apart(
+    tiny: Callable, tmp_path: Path, task: dict, labels: list[str], says: str
+) -> None:
+    """Refused before anything is loaded, whether the recipe or the data names them; a head knows all."""
+    from ftkit.preflight import check
+
+    rows = [
+        {"text": "red card", "entities": [[0, 3, name]]}
+        if task["type"] == "ner"
+        else {"text": f"text {name}", "label": [name] if "multi_label" in task else name}
+        for name in labels
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"train_file": str(tmp_path / "train.jsonl")}
+    for given in ({}, {"labels": sorted(labels)}):
+        with pytest.raises(ftkit.errors.UsageError, match=f"formulation: text: {says}"):
+            check(tree_of(task | given, tiny("gpt2"), data, output_dir="never"))
+    check(tree_of(task | {"formulation": "head"}, tiny("gpt2"), data, output_dir="never"))
 
 
 FRESH = {

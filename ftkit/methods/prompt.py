@@ -153,7 +153,8 @@ class Prompt(Method):
         """The estimator that asks.
 
         Raises:
-            UsageError: The verbalizer names a label that there is not, or two labels share a word.
+            UsageError: The verbalizer names a label that there is not, two labels share a word, or words that
+                are to be written could not be told apart.
         """
         from ftkit.prompts.estimator import PromptEstimator
 
@@ -181,6 +182,11 @@ class Prompt(Method):
         words = self._words(setup.labels)
         questions: Questions = setup.questions(words, self.entity_format)
         way = self.answer or setup.asked_by[0]
+        if way == "generate" and questions.unreadable:
+            raise UsageError(
+                f"method.answer: generate: {questions.unreadable}",
+                hint="name it otherwise in method.verbalizer",
+            )
         chat = self.style == "chat"
         description = self.description if self.description is not None else found.description
         return Plan(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from ftkit.metrics.base import Counts, Headline, as_sklearn
+from ftkit.metrics.base import Counts, Headline
 
 
 class Accuracy(Headline):
@@ -15,11 +15,6 @@ class Accuracy(Headline):
 
     type: Literal["accuracy"] = "accuracy"
     answers: ClassVar[tuple[str, ...]] = ("label", "label set", "choice")
-
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import accuracy_score
-
-        return float(accuracy_score(as_sklearn(references, labels), as_sklearn(predictions, labels)))
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         right = [r == p for r, p in zip(references, predictions, strict=True)]

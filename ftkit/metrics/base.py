@@ -1,4 +1,4 @@
-"""What a metric is: a score with scikit-learn, and the counts to resample it from."""
+"""What a metric is: a score, and the counts that it and its interval are made of."""
 
 from __future__ import annotations
 
@@ -51,8 +51,17 @@ class Headline(Metric):
     """A metric whose score is one number, and which adds up over rows.
 
     A bootstrap interval (Efron, 1979) needs the score of a thousand resamples. Where the score
-    is a function of summed counts, they all come from one matrix product.
+    is a function of summed counts, they all come from one matrix product. The score itself is that of
+    all rows' counts, so that it and its interval have one definition; tests hold it to those of
+    scikit-learn, seqeval, scipy and sacrebleu.
     """
+
+    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
+        return self.score(self.counts(references, predictions, labels))
+
+    def score(self, counts: Counts) -> float:
+        """The score of rows by what they add, shape (rows, k)."""
+        return float(self.from_counts(counts.sum(axis=0)))
 
     @abstractmethod
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
@@ -87,10 +96,15 @@ def one_hot(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.bool_
     return members
 
 
-def as_sklearn(values: Sequence[Any], labels: Sequence[str]) -> Any:
-    """Values in the form scikit-learn expects: strings, or an indicator matrix for label sets."""
-    several = bool(values) and not isinstance(values[0], str)
-    return one_hot(values, labels).astype(int) if several else list(values)
+def one_class(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.bool_]:
+    """As `one_hot`, with a last column for rows whose one value is no label, shape (rows, labels + 1).
+
+    >>> one_class(["b", "", ()], ["a", "b"]).astype(int).tolist()
+    [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    """
+    members = one_hot(values, labels)
+    single = numpy.array([isinstance(value, str) for value in values], dtype=bool)
+    return numpy.column_stack([members, single & ~members.any(axis=1)])
 
 
 def ratio(part: Any, whole: Any) -> Counts:

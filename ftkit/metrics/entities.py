@@ -1,8 +1,7 @@
-"""Scores of named entities, by seqeval: the F1 of the CoNLL evaluations and its parts."""
+"""Scores of named entities as seqeval gives them: the F1 of the CoNLL evaluations and its parts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -15,30 +14,15 @@ from ftkit.tagging import chunks
 class EntityScore(Headline):
     """Precision, recall or F1 of entities: right are those with the same words and the same type.
 
-    Computed by seqeval (Nakayama, 2018) from BIO tags. In its default mode, which is that of the
-    CoNLL-2000 evaluation, an `I-` after O begins an entity; in strict mode it is none.
+    Counted from BIO tags as seqeval (Nakayama, 2018) counts. In its default mode, which is that of the
+    CoNLL-2000 evaluation, an `I-` after O begins an entity; in strict mode it is none. Without any entity
+    the score is 0.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("entities",)
     part: ClassVar[str] = "f1"
     average: ClassVar[str] = "micro"
     strict: ClassVar[bool] = False
-
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        import warnings
-
-        import seqeval.metrics as seqeval
-        from seqeval.scheme import IOB2
-
-        function = getattr(seqeval, f"{self.part}_score")
-        mode = {"mode": "strict", "scheme": IOB2} if self.strict else {}
-        true, said = [list(r.tags) for r in references], [list(p.tags) for p in predictions]
-        with warnings.catch_warnings():
-            # Of a type that was never predicted; its score of 0 is what is wanted.
-            warnings.simplefilter("ignore")
-            score = float(function(true, said, average=self.average, zero_division=0, **mode))
-        # Without any entity, seqeval's macro average is one over no types.
-        return score if math.isfinite(score) else 0.0
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Right, predicted and true entities of every type."""

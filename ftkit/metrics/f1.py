@@ -8,33 +8,22 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from ftkit.metrics.base import Counts, Headline, as_sklearn, one_hot, ratio
+from ftkit.metrics.base import Counts, Headline, one_class, one_hot, ratio
 
 
 class F1(Headline):
     """Harmonic mean of precision and recall; 0 where both are undefined.
 
-    As in scikit-learn, labels that neither the targets nor the predictions hold do not count.
+    As in scikit-learn, labels that neither the targets nor the predictions hold do not count. An answer that
+    names no label is a wrong one; it is not averaged over as if it were a label.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("label", "label set")
     average: ClassVar[str]
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import f1_score
-
-        return float(
-            f1_score(
-                as_sklearn(references, labels),
-                as_sklearn(predictions, labels),
-                average=self.average,
-                zero_division=0,
-            )
-        )
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
-        """True positives, false positives and false negatives of every label."""
-        true, said = one_hot(references, labels), one_hot(predictions, labels)
+        """True positives, false positives and false negatives of every label and of no label."""
+        true, said = one_class(references, labels), one_class(predictions, labels)
         # Indicator matrices have a column for every label; label strings only for those present.
         several = bool(references) and not isinstance(references[0], str)
         listed = numpy.full_like(true, several)
@@ -46,7 +35,7 @@ class F1(Headline):
 
     @abstractmethod
     def _mean(self, hits: Counts, false: Counts, missed: Counts, present: Any) -> Counts:
-        """The average over labels, shape (..., labels) to (...)."""
+        """The average over labels, shape (..., labels + 1) to (...)."""
 
 
 class MacroF1(F1):
@@ -56,7 +45,8 @@ class MacroF1(F1):
     average: ClassVar[str] = "macro"
 
     def _mean(self, hits: Counts, false: Counts, missed: Counts, present: Any) -> Counts:
-        return ratio((_f1(hits, false, missed) * present).sum(-1), present.sum(-1))
+        f1, present = _f1(hits, false, missed)[..., :-1], present[..., :-1]
+        return ratio((f1 * present).sum(-1), present.sum(-1))
 
 
 class MicroF1(F1):
@@ -85,12 +75,6 @@ class SamplesF1(Headline):
 
     type: Literal["samples_f1"] = "samples_f1"
     answers: ClassVar[tuple[str, ...]] = ("label set",)
-
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import f1_score
-
-        true, said = as_sklearn(references, labels), as_sklearn(predictions, labels)
-        return float(f1_score(true, said, average="samples", zero_division=0))
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         true, said = one_hot(references, labels), one_hot(predictions, labels)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from ftkit.metrics.base import Counts, Headline, as_sklearn, one_hot
+from ftkit.metrics.base import Counts, Headline, one_hot
 
 
 class HammingLoss(Headline):
@@ -16,11 +16,6 @@ class HammingLoss(Headline):
     type: Literal["hamming_loss"] = "hamming_loss"
     answers: ClassVar[tuple[str, ...]] = ("label set",)
     greater_is_better: ClassVar[bool] = False
-
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import hamming_loss
-
-        return float(hamming_loss(as_sklearn(references, labels), as_sklearn(predictions, labels)))
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         wrong = (one_hot(references, labels) != one_hot(predictions, labels)).sum(axis=1)

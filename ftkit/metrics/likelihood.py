@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy
 
 from ftkit.metrics.base import Counts, Headline, ratio
+
+if TYPE_CHECKING:
+    import evaluate
 
 
 class Likelihood(Headline):
@@ -17,13 +20,14 @@ class Likelihood(Headline):
     answers: ClassVar[tuple[str, ...]] = ("text", "document")
     greater_is_better: ClassVar[bool] = False
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        return float(self.from_counts(self.counts(references, predictions, labels).sum(axis=0)))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Loss in nats, tokens, and bytes of UTF-8 of every row that has a loss."""
         rows = [(prediction.loss, prediction.tokens, prediction.octets) for prediction in predictions]
         return numpy.array(rows, dtype=float)
+
+    def module(self, labels: Sequence[str]) -> evaluate.Metric:
+        # A module is given texts; without losses every score would be infinite.
+        raise TypeError(f"{self.type} scores a model's losses, which a module of evaluate is not given")
 
 
 def _mean(loss: Counts, whole: Counts) -> Counts:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from ftkit.metrics.base import Counts, Headline, one_hot
+from ftkit.metrics.base import Counts, Headline, one_class
 
 
 class Matthews(Headline):
@@ -18,16 +18,9 @@ class Matthews(Headline):
     type: Literal["matthews"] = "matthews"
     answers: ClassVar[tuple[str, ...]] = ("label",)
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import matthews_corrcoef
-
-        return float(matthews_corrcoef(list(references), list(predictions)))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
-        """Hits, then true and predicted occurrences of every label."""
-        # An answer that is no label is one more class, which is never right.
-        classes = [*labels, ""]
-        true, said = one_hot(references, classes), one_hot(predictions, classes)
+        """Hits, then true and predicted occurrences of every label and of no label."""
+        true, said = one_class(references, labels), one_class(predictions, labels)
         return numpy.concatenate([(true & said).sum(1, keepdims=True), true, said], axis=1).astype(float)
 
     def from_counts(self, sums: Counts) -> Counts:

@@ -15,9 +15,6 @@ class Correlation(Headline):
 
     answers: ClassVar[tuple[str, ...]] = ("number",)
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        return float(self.from_counts(self.counts(references, predictions, labels).sum(axis=0)))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Ones, both numbers less their means, their squares and their product."""
         true, said = (self._placed(values) for values in (references, predictions))
@@ -62,11 +59,6 @@ class Rmse(Headline):
     type: Literal["rmse"] = "rmse"
     answers: ClassVar[tuple[str, ...]] = ("number",)
     greater_is_better: ClassVar[bool] = False
-
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from sklearn.metrics import root_mean_squared_error
-
-        return float(root_mean_squared_error(references, predictions))
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         difference = numpy.asarray(references, dtype=float) - numpy.asarray(predictions, dtype=float)

@@ -22,9 +22,6 @@ class Rouge(Headline):
     reads_text: ClassVar[bool] = True
     variant: ClassVar[str]
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        return float(self.from_counts(self.counts(references, predictions, labels).sum(axis=0)))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """The row's score, and 1."""
         scorer = _scorer(self.variant)

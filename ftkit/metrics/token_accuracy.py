@@ -16,11 +16,6 @@ class TokenAccuracy(Headline):
     type: Literal["token_accuracy"] = "token_accuracy"
     answers: ClassVar[tuple[str, ...]] = ("entities",)
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        from seqeval.metrics import accuracy_score
-
-        return float(accuracy_score([list(r.tags) for r in references], [list(p.tags) for p in predictions]))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         pairs = zip(references, predictions, strict=True)
         rows = [(sum(map(str.__eq__, r.tags, p.tags)), len(r.tags)) for r, p in pairs]

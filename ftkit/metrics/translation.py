@@ -24,10 +24,6 @@ class Sacre(Headline):
     def scorer(self) -> Any:
         """The metric of sacrebleu."""
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        written = [prediction.text for prediction in predictions]
-        return float(self.scorer().corpus_score(written, _streams(references)).score)
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """The statistics that sacrebleu keeps of every row."""
         written = [prediction.text for prediction in predictions]

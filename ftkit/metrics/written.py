@@ -27,9 +27,6 @@ class WrittenMean(Headline):
     def row_score(self, right: str, written: str) -> float:
         """The score of one text against one right text."""
 
-    def compute(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
-        return float(self.from_counts(self.counts(references, predictions, labels).sum(axis=0)))
-
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """The row's score, and 1."""
         scores = [

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.questions import pair_fields
 from ftkit.records import Entities, Prediction, Record, Span, Writing
 from ftkit.words import entities_by_characters
@@ -215,7 +215,49 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
+def label_refusal(labels: Sequence[str], *, several: bool = False, marks: str = "") -> str:
+    """Why labels cannot be told apart once they are written; empty where they can.
+
+    Args:
+        labels: How each label is written.
+        several: Whether an answer names any number of labels, with commas between them, or says `none`.
+        marks: Further characters that tell where a label begins or ends.
+
+    >>> label_refusal(["B C", "b_c"])
+    "the labels 'B C' and 'b_c' read alike: case, spaces, underscores and points around them do not count"
+    """
+    marks += "," if several else ""
+    known: dict[str, str] = {}
+    for name in labels:
+        plain = _plain(name)
+        if not plain:
+            return f"the label {name!r} reads as nothing"
+        if several and plain == NONE:
+            return f"the label {name!r} reads as no label at all"
+        if held := [mark for mark in marks if mark in name]:
+            return f"the label {name!r} holds {held[0]!r}, which tells where a label begins or ends"
+        if (other := known.setdefault(plain, name)) != name:
+            return (
+                f"the labels {other!r} and {name!r} read alike: case, spaces, underscores and points around "
+                "them do not count"
+            )
+    return ""
+
+
+def refuse_unreadable(reason: str) -> None:
+    """Refuse a task whose labels, once written, could not be read again.
+
+    Raises:
+        UsageError: There is such a reason.
+    """
+    if reason:
+        raise UsageError(f"task.formulation: text: {reason}", hint="rename it, or take formulation: head")
+
+
 def _label(text: str, labels: Sequence[str]) -> str:
+    """The label that is written like this, else the first that reads alike; empty where there is none."""
+    if (exact := text.strip()) in labels:
+        return exact
     return next((name for name in labels if _plain(name) == _plain(text)), "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,8 +17,10 @@ from ftkit.tasks.as_text import (
     NONE,
     checked_template,
     first_line,
+    label_refusal,
     read_label,
     read_labels,
+    refuse_unreadable,
     text_refusal,
     text_usage,
     writing_head,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ftkit.training.setup import Head
 
 _MOST_LABELS_SHOWN = 12
+_WITHHELD = "-1"
 _PROMPT = "{{ text }}\n{% if text_pair is defined %}{{ text_pair }}\n{% endif %}"
 
 
@@ -77,6 +80,8 @@ class Classification(Task):
             )
         if unknown := self._unknown_weights(self.labels):
             raise ValueError(f"class_weights: {unknown}")
+        if unreadable := self._unreadable(self.labels):
+            raise ValueError(f"formulation: text: {unreadable}")
         return self
 
     _template = field_validator("template")(checked_template)
@@ -121,9 +126,13 @@ class Classification(Task):
             )
         if unknown := self._unknown_weights(names):
             raise UsageError(f"task.class_weights: {unknown}")
+        refuse_unreadable(self._unreadable(names))
         return names
 
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
+        # GLUE writes -1 where it withholds the answers of a test split.
+        if _WITHHELD not in labels and records and all(record.target == _WITHHELD for record in records):
+            return (replace(record, target=None) for record in records), ["all labels are -1: withheld"]
         return (self._settled(record, labels) for record in records), []
 
     def labels_of(self, record: Record) -> tuple[str, ...]:
@@ -140,6 +149,11 @@ class Classification(Task):
 
     def stratum(self, record: Record) -> str:
         return "|".join(map(str, _names(record.target)))
+
+    def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
+        yield from super().notes(train, labels)
+        if _WITHHELD in labels and not self.labels:
+            yield "-1 is one of the labels; where it says that a row has none, remove the row"
 
     def head(self, labels: Sequence[str]) -> Head:
         from ftkit.training.setup import Head
@@ -221,6 +235,7 @@ class Classification(Task):
             write=lambda record: ", ".join(words[name][0] for name in _names(record.target)) or NONE,
             read=lambda text, record: read(first_line(text), record),
             candidates=None if self.multi_label else lambda record: candidates,
+            unreadable=label_refusal(list(meant), several=self.multi_label),
         )
 
     def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
@@ -262,6 +277,10 @@ class Classification(Task):
             return [(len(train) - count[name]) / count[name] if count[name] else 1.0 for name in labels]
         return [len(train) / (len(labels) * count[name]) if count[name] else 1.0 for name in labels]
 
+    def _unreadable(self, labels: Sequence[str]) -> str:
+        """Why the labels cannot be told apart as text; empty where they can, or a head names them."""
+        return label_refusal(labels, several=self.multi_label) if self.writes else ""
+
     def _unknown_weights(self, labels: Sequence[str]) -> str:
         """What is wrong with the labels that have weights; empty where nothing is."""
         given = self.class_weights if isinstance(self.class_weights, dict) else {}
@@ -273,7 +292,7 @@ class Classification(Task):
     def _answer(self, value: Any, where: str) -> Target | None:
         """The row's label or labels as written; `None` where the data holds no answer."""
         if not self.multi_label:
-            return None if value in (None, "", -1, "-1") else _label_text(value, where)
+            return None if value in (None, "") else _label_text(value, where)
         if value is None:
             return None
         if isinstance(value, str):
@@ -287,17 +306,21 @@ class Classification(Task):
         return tuple(_label_text(part, where) for part in value)
 
     def _label(self, written: str, labels: Sequence[str], where: str) -> str:
-        """The label's name: as written, or by its number where names were given."""
+        """The label's name: as written, or by its number where `task.labels` numbers them. Those found in the
+        data are only sorted, so a number would mean whatever the alphabet makes of it.
+        """
         if written in labels:
             return written
-        if written.isdecimal() and int(written) < len(labels) and not all(n.isdecimal() for n in labels):
+        number = written.isdecimal() and not all(name.isdecimal() for name in labels)
+        if self.labels and number and int(written) < len(labels):
             return labels[int(written)]
         source = "that task.labels names" if self.labels else "of the training data"
         raise InputError(
             f"the label {written!r:.80} is not among the {len(labels)} labels {source}"
             + _nearest(written, labels),
             where=where,
-            hint=f"labels: {_some(labels)}",
+            hint=f"labels: {_some(labels)}"
+            + ("; what numbers mean is said by task.labels" if number and not self.labels else ""),
         )
 
 
@@ -335,4 +358,4 @@ def _names(target: Target | None) -> tuple[str, ...]:
 
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers in their order, then words in theirs."""
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+    return (0, int(name), "") if name.removeprefix("-").isdecimal() else (1, 0, name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import field_validator
 
@@ -36,6 +37,8 @@ _TEMPLATES = {
     "text": _CONTEXT + "Question: {{ question }}\nAnswer:",
     "letter": _CONTEXT + "Question: {{ question }}\n{{ choices }}\nAnswer:",
 }
+_READINGS = ("label", "text", "letter", "number")
+"""How an answer can name a choice; where several go with all rows of a split, the first is taken."""
 _TRAINED = _CONTEXT + "Question: {{ question }}\n{{ choices }}\nAnswer:"
 
 
@@ -43,7 +46,8 @@ class MultipleChoice(Task):
     """Choose the right one of the answers that a question comes with.
 
     The choices of a row are a list of texts, or an object with `text` and `label` lists (as ARC has
-    them); the answer is a choice's text, its label, its letter, or its number counted from 0.
+    them); the answer is a choice's text, its label, its letter, or its number counted from 0, and the same
+    one of these in all rows of a split.
     """
 
     type: Literal["multiple_choice"] = "multiple_choice"
@@ -98,10 +102,31 @@ class MultipleChoice(Task):
         return Record(
             text=text_of(values.get("question"), "question", where),
             text_pair=text_of(context, "context", where) if context not in (None, "") else None,
-            target=_chosen(values.get("answer"), choices, labels, where),
+            target=_possible(values.get("answer"), choices, labels, where),
             where=where,
             choices=choices,
         )
+
+    def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
+        """Every answer as the text of a choice, all of a split read in one way: of the choices `2`, `1`, `0`
+        the answer `2` is the first or the last, which only the other rows tell.
+        """
+        chosen, *others = _readings(record for record in records if record.target is not None)
+        settled = (
+            record if record.target is None else replace(record, target=_meant(record)[chosen])
+            for record in records
+        )
+        doubtful = any(
+            _meant(record)[reading] != _meant(record)[chosen]
+            for record in records
+            if record.target is not None
+            for reading in others
+        )
+        note = (
+            f"answers are read as the {_READINGS[chosen]} of a choice; all could be the "
+            f"{' or '.join(_READINGS[reading] for reading in others)} as well"
+        )
+        return settled, [note] if doubtful else []
 
     def inputs_of(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, str]]:
         raise InputError(
@@ -218,21 +243,53 @@ def _choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return choices, labels if len(labels) == len(choices) else ()
 
 
-def _chosen(value: Any, choices: Sequence[str], labels: Sequence[str], where: str) -> str | None:
-    """The text of the right choice; `None` where the data holds none.
+def _possible(
+    value: Any, choices: Sequence[str], labels: Sequence[str], where: str
+) -> tuple[str, ...] | None:
+    """The text of the right choice in each of `_READINGS`, empty where it is none; `None` where the data
+    holds no answer. What is a number in the data is no name.
 
     Raises:
-        InputError: It is none of the choices.
+        InputError: It is none of the choices in any reading.
     """
     if value is None or value == "":
         return None
-    written = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    letters = _LETTERS[: len(choices)]
-    for names in (labels, choices, letters, [str(number) for number in range(len(choices))]):
-        if written in names:
-            return choices[list(names).index(written)]
+    number = not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    )
+    written = str(int(value) if number else value).strip()
+    numbers = [str(place) for place in range(len(choices))]
+    names = [(), (), (), numbers] if number else [labels, choices, _LETTERS[: len(choices)], numbers]
+    found = tuple(dict(zip(known, choices, strict=False)).get(written, "") for known in names)
+    if any(found):
+        return found
     raise InputError(
         f"the answer {written!r:.80} is none of the {len(choices)} choices",
         where=where,
         hint="write the choice itself, its label, its letter, or its number counted from 0",
     )
+
+
+def _meant(record: Record) -> tuple[str, ...]:
+    """The choice that a record's answer means in each reading, before one is settled on."""
+    return cast("tuple[str, ...]", record.target)
+
+
+def _readings(records: Iterable[Record]) -> list[int]:
+    """The readings in which every record's answer is a choice.
+
+    Raises:
+        InputError: There is none; the row that goes with none of those before it is named.
+    """
+    fitting = list(range(len(_READINGS)))
+    for record in records:
+        found = [reading for reading, choice in enumerate(_meant(record)) if choice]
+        if not set(found) & set(fitting):
+            here, before = (" or ".join(_READINGS[n] for n in readings) for readings in (found, fitting))
+            raise InputError(
+                f"the answer is the {here} of a choice, in the rows before it the {before}",
+                where=record.where,
+                hint="name choices in the same way in all rows of a split",
+            )
+        fitting = [reading for reading in fitting if reading in found]
+    return fitting

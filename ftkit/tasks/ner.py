@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from ftkit.errors import InputError
 from ftkit.records import Entities, Prediction, RawSpans, RawTags, Record, Span
@@ -29,7 +29,9 @@ from ftkit.tasks.annotations import (
 from ftkit.tasks.as_text import (
     ENTITY_FORMS,
     checked_template,
+    label_refusal,
     read_entities,
+    refuse_unreadable,
     text_refusal,
     text_usage,
     writing_head,
@@ -99,6 +101,12 @@ class Ner(Task):
         if twice := [name for name, times in Counter(value or ()).items() if times > 1]:
             raise ValueError(f"{twice[0]!r} stands twice")
         return value
+
+    @model_validator(mode="after")
+    def _readable(self) -> Ner:
+        if unreadable := self._unreadable(self.labels or ()):
+            raise ValueError(f"formulation: text: {unreadable}")
+        return self
 
     _template = field_validator("template")(checked_template)
 
@@ -174,7 +182,12 @@ class Ner(Task):
                 "no training row holds an entity: there is nothing to learn",
                 where=re.sub(r":\d+$| (item|row) \d+$", "", train[0].where) if train else "",
             )
+        refuse_unreadable(self._unreadable(types))
         return types
+
+    def _unreadable(self, labels: Sequence[str]) -> str:
+        """Why the types cannot be told apart as text; empty where they can, or a head names them."""
+        return label_refusal(labels, marks="[]") if self.writes else ""
 
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
         scheme = self._scheme(records)
@@ -315,6 +328,7 @@ class Ner(Task):
             shared={"labels": ", ".join(names.values()), "form": ENTITY_FORMS[entity_format]},
             write=lambda record: written_entities(cast("Entities", record.target), entity_format, names),
             read=lambda text, record: read_entities(text, record, meant, entity_format),
+            unreadable=label_refusal(list(meant), marks=":" if entity_format == "lines" else ""),
         )
 
     # Results ----------------------------------------------------------------------------

@@ -21,7 +21,9 @@ import ftkit
 from ftkit.component import discover
 from ftkit.metrics.base import Headline, Metric
 from ftkit.metrics.bootstrap import interval
-from ftkit.records import Writing
+from ftkit.metrics.written import ExactMatch
+from ftkit.records import Prediction, Record, Writing
+from ftkit.scoring import score
 
 METRICS = {name: kind() for name, kind in discover(Metric).items() if "text" in kind.answers}
 WRITTEN = {name: metric for name, metric in METRICS.items() if metric.reads_text}
@@ -195,7 +197,9 @@ def test_scores_of_summed_counts(name: str, rows: Rows) -> None:
 @pytest.mark.parametrize("name", WRITTEN)
 def test_the_interval_holds_the_score(name: str) -> None:
     rows = SENTENCES * 5
-    low, high = interval(WRITTEN[name], *values(rows), [])
+    metric = WRITTEN[name]
+    assert isinstance(metric, Headline)
+    low, high = interval(metric, metric.counts(*values(rows), []))
     score = ours(name, rows)
     if name.endswith("exact_match"):
         assert low <= score <= high
@@ -203,7 +207,23 @@ def test_the_interval_holds_the_score(name: str) -> None:
         assert low < score < high
     same = [("the same", ("the same",))] * 5
     perfect = ours(name, same)
-    assert interval(WRITTEN[name], *values(same), []) == pytest.approx((perfect, perfect))
+    assert interval(metric, metric.counts(*values(same), [])) == pytest.approx((perfect, perfect))
+
+
+def test_a_text_is_compared_once() -> None:
+    """ROUGE of long texts takes longer than all else in scoring: its interval needs no second time."""
+    compared: list[str] = []
+
+    class Slow(ExactMatch):
+        def row_score(self, right: str, written: str) -> float:
+            compared.append(written)
+            return super().row_score(right, written)
+
+    records = [Record("x", target=right) for right in values(SENTENCES)[0]]
+    predictions = [Prediction(said) for said in values(SENTENCES)[1]]
+    found = score(predictions, records, [Slow()], [], "test").metrics["exact_match"]
+    assert found.low is not None
+    assert len(compared) == sum(len(right) for _, right in SENTENCES)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -292,6 +312,12 @@ def test_losses_of_summed_counts(name: str, rows: list[tuple[float, int, str]]) 
     assert metric.compute(*pairs, []) == pytest.approx(expected)
     sums = metric.counts(*pairs, []).sum(axis=0)
     assert metric.from_counts(numpy.stack([sums, 2 * sums])) == pytest.approx([expected, expected])
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_module_is_given_no_losses(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} scores a model's losses"):
+        LIKELIHOODS[name].module(())
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

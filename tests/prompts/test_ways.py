@@ -553,6 +553,10 @@ WRONG = {
     "encoder": ({"encoder": "x"}, "encoder is for shots: nearest"),
     "calibrated": ({"answer": "generate", "calibration": "batch"}, "are for answer: rank or cloze"),
     "words": ({"verbalizer": {"red": ["a", "b"], "blue": "b"}}, "two labels have the word 'b'"),
+    "alike": (
+        {"answer": "generate", "verbalizer": {"red": "B C", "blue": "b_c"}},
+        "method.answer: generate: the labels 'b_c' and 'B C' read alike",
+    ),
     "description": ({"description": "{{ text }}"}, "names 'text', which it cannot"),
     "cloze": ({"answer": "cloze"}, "method prompt does not work with models of the family decoder"),
     "bomb": ({"template": "{{ text | replace('', text) | replace('', text) }}"}, "replace would"),
