@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
-from ftkit.errors import InputError, UsageError
+from ftkit.errors import InputError
 from ftkit.records import Prediction, Record
+from ftkit.training.answers import Answers
 from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
 from ftkit.training.checkpoints import newest_checkpoint
 from ftkit.training.cpu import keep_kernels, keep_memory
+from ftkit.training.defaults import (
+    EVAL_BATCH,
+    pass_overhead,
+    refusals,
+    training_arguments,
+    training_callbacks,
+    writing_nothing,
+)
 from ftkit.training.engine import Engine
 from ftkit.training.features import lengths
-from ftkit.training.generation import Writer, end_tokens, generation_config, said
 from ftkit.training.heads import Encoded, Features
 from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
 from ftkit.training.packing import Packed, refuse_mixed_rows
-from ftkit.training.positions import longest_prompt
 from ftkit.training.precision import autocast, lower_frozen, resolve_precision
 from ftkit.training.processes import processes, shared
-from ftkit.training.profiling import Profile
-from ftkit.training.progress import LogFile, Progress
 from ftkit.training.setup import Scorer, Setup, Show, Workplace
 from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ftkit")
 
-_EVAL_BATCH = 64
 _RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED = 64
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
@@ -76,7 +78,7 @@ class TrainedEstimator:
         self.max_length = 0
         self.new_parameters: tuple[str, ...] = ()
         self.auto_class = ""
-        self._writer: Writer | None = None
+        self.answers: Answers | None = None
 
     # Fitting ----------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class TrainedEstimator:
         if processes().device.type == "cpu":
             keep_kernels()
             keep_memory()
-        self.arguments = self._arguments(workplace, bool(validation))
+        self.arguments = training_arguments(self.setup, self.precision, workplace, validated=bool(validation))
         set_seed(self.setup.seed)
         loaded = self.setup.load()
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
@@ -105,8 +107,8 @@ class TrainedEstimator:
             raise InputError("nothing can be learned from any training row: " + "; ".join(self.encoded.notes))
         if self.objective.packing:
             refuse_mixed_rows(self.model)
-        if isinstance(self.objective, WritingHead):
-            self._room()
+        if self.answers is not None:
+            self.answers.room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
         most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
@@ -149,7 +151,7 @@ class TrainedEstimator:
         def where(row: int) -> str:
             return train[encoded.owners[row]].where
 
-        with _refusals(), _writing_nothing(self.arguments):
+        with refusals(), writing_nothing(self.arguments):
             engine = Engine(
                 self.model,
                 self.arguments,
@@ -157,12 +159,12 @@ class TrainedEstimator:
                 collator=self.collator,
                 where=where if packed is None else lambda number: packed.place(number, where),
                 evaluate=evaluate,
-                callbacks=self._callbacks(workplace, evaluate is not None),
-                micro_batch_overhead=_pass_overhead() if self.setup.micro_batch else None,
+                callbacks=training_callbacks(self.setup, workplace, validated=evaluate is not None),
+                micro_batch_overhead=pass_overhead() if self.setup.micro_batch else None,
                 most_tokens=most_tokens,
             )
         # Progress and log file are our own.
-        engine.remove_callback(_stock_progress())
+        engine.remove_callback(PrinterCallback)
         return engine
 
     def fit(self, train: Sequence[Record], workplace: Workplace) -> dict[str, Any]:
@@ -211,7 +213,7 @@ class TrainedEstimator:
         engine.save_weights(folder, weights)
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(folder)
-        if isinstance(self.objective, WritingHead):
+        if self.answers is not None:
             # Adapters do not bring it, and it says what ends an answer.
             self.model.generation_config.save_pretrained(folder)
 
@@ -231,13 +233,19 @@ class TrainedEstimator:
 
     def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
-        self._writer = None
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.objective = self.setup.objective(self.model.config)
         self.objective.prepare(tokenizer, max_length)
         if isinstance(self.objective, WritingHead):
-            self._end_where_answers_end(self.objective, tokenizer)
+            self.answers = Answers(
+                model,
+                tokenizer,
+                self.objective,
+                settings=self.setup.generation,
+                precision=self.precision,
+                max_length=max_length,
+            )
         self.collator = Collator(tokenizer, self.objective, max_length)
 
     def _encode(self, records: Sequence[Record]) -> Encoded:
@@ -257,7 +265,7 @@ class TrainedEstimator:
         Raises:
             InputError: Every row with an answer is.
         """
-        if isinstance(self.objective, WritingHead) and any(record.target is not None for record in records):
+        if self.answers is not None and any(record.target is not None for record in records):
             for note in encoded.notes:
                 log.warning("  note: %s rows: %s", what, note)
             if not encoded.features:
@@ -304,70 +312,14 @@ class TrainedEstimator:
         )  # fmt: skip
         return len(packed)
 
-    def _arguments(self, workplace: Workplace, validated: bool) -> TrainingArguments:
-        """The recipe's arguments over ftkit's defaults."""
-        metric, greater = self.setup.best_metric
-        chosen: dict[str, Any] = {
-            "logging_strategy": "steps",
-            "logging_steps": 0.05,
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
-            "report_to": "none",
-            "per_device_eval_batch_size": _EVAL_BATCH,
-            # Nothing in these models changes its buffers, and a process that runs out of memory before
-            # they are sent would leave the others waiting.
-            "ddp_broadcast_buffers": False,
-        }
-        if validated:
-            chosen |= {
-                "eval_strategy": "epoch",
-                "load_best_model_at_end": True,
-                "metric_for_best_model": metric,
-                "greater_is_better": greater,
-            }
-        chosen |= self.setup.arguments
-        if validated and chosen["save_strategy"] == "no":
-            chosen["load_best_model_at_end"] = False
-        with _refusals():
-            arguments = TrainingArguments(
-                output_dir=str(workplace.checkpoints),
-                seed=self.setup.seed,
-                data_seed=self.setup.seed,
-                use_cpu=not torch.accelerator.is_available(),
-                bf16=self.precision == "bf16",
-                fp16=self.precision == "fp16",
-                logging_nan_inf_filter=False,
-                remove_unused_columns=False,
-                restore_callback_states_from_checkpoint=True,
-                disable_tqdm=True,
-                **chosen,
-            )
-        if arguments.fsdp and processes().num_processes == 1:
-            raise UsageError(
-                "training.fsdp shards a model over several processes, and this is the only one",
-                hint="use `accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE`",
-            )
-        # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-        return arguments
-
-    def _callbacks(self, workplace: Workplace, validated: bool) -> list[TrainerCallback]:
-        callbacks: list[TrainerCallback] = [LogFile(workplace.log), Progress()]
-        if workplace.profile:
-            callbacks.append(Profile(workplace.folder / "profile.json.gz"))
-        if self.setup.early_stopping and validated:
-            patience, threshold = self.setup.early_stopping
-            callbacks.append(EarlyStoppingCallback(patience, threshold))
-        return callbacks
-
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
         encoded = self._known(self._encode_once(validation, training=False), validation, "validation")
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
             predictions, loss = self._predict(validation, encoded, write=write)
-            # Training goes on with other weights.
-            self._writer = None
+            if self.answers is not None:
+                self.answers.learned()
             return {"loss": loss, **score(predictions)}
 
         return evaluate
@@ -395,7 +347,7 @@ class TrainedEstimator:
         """
         state = processes()
         features = encoded.features
-        batches = by_length(features, self._eval_batch())
+        batches = by_length(features, self._eval_batch)
         mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
         for batch, counts in shared(batches):
@@ -411,85 +363,27 @@ class TrainedEstimator:
         decoded = [answer for _, answer in sorted(everyone, key=lambda pair: pair[0])]
         count = sum(part[1] for part in parts)
         predictions = self.objective.predictions(records, encoded, decoded)
-        if write and isinstance(self.objective, WritingHead):
-            predictions = self._written(self.objective, records, predictions)
+        if write and self.answers is not None:
+            predictions = self.answers.written(records, predictions, self._eval_batch)
         return predictions, sum(part[0] for part in parts) / count if count else 0.0
 
     def variants(self) -> dict[str, Callable[[Sequence[Record]], list[Prediction]]]:
         """None: what was trained predicts in one way."""
         return {}
 
-    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
-        """Token ids of what the model reads before it writes the answer to each record."""
-        assert isinstance(self.objective, WritingHead)
-        assert self.tokenizer is not None
-        return self.objective.prompts(records, self.tokenizer, self._room())
-
-    def _written(
-        self, head: WritingHead, records: Sequence[Record], predictions: Sequence[Prediction]
-    ) -> list[Prediction]:
-        """The same predictions with the texts that the model writes."""
-        prompts = self.prompts(records)
-        texts = self.writer().write(prompts, self._eval_batch())
-        together = zip(texts, records, predictions, strict=True)
-        return [head.read(text, record, prediction) for text, record, prediction in together]
-
-    def _end_where_answers_end(self, head: WritingHead, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the model stop after an answer, also where others load what was saved."""
-        ends = end_tokens(self.model, tokenizer) | head.closing(tokenizer)
-        self.model.generation_config.eos_token_id = sorted(ends) or None
-        self.model.generation_config.pad_token_id = tokenizer.pad_token_id
-
     @property
-    def generation(self) -> dict[str, Any]:
+    def generation(self) -> Mapping[str, Any]:
         """How texts are written; empty where none are."""
-        if not isinstance(self.objective, WritingHead):
-            return {}
-        assert self.tokenizer is not None
-        stop = self.model.generation_config.eos_token_id
-        return said(generation_config(self.model, self.tokenizer, self.setup.generation, stop))
-
-    def writer(self) -> Writer:
-        """What writes texts with the model as it is; kept, since it may have a copy in another precision.
-
-        The model itself keeps its weights: losses are computed as in training, so that a finished run has the
-        scores that it had.
-        """
-        if self._writer is None:
-            self._writer = self._new_writer()
-        return self._writer
-
-    def _new_writer(self) -> Writer:
-        assert isinstance(self.objective, WritingHead)
-        assert self.tokenizer is not None
-        return Writer(
-            self.model,
-            self.tokenizer,
-            settings=self.setup.generation,
-            stop=self.model.generation_config.eos_token_id,
-            precision=self.precision,
-        )
+        return {} if self.answers is None else self.answers.generation()
 
     def talk(self) -> Callable[[Record, Show], str]:
         """What gives the answer to one conversation after another."""
-        writer = self.writer()
+        assert self.answers is not None
+        return self.answers.talk()
 
-        def answer(record: Record, show: Show) -> str:
-            (prompt,) = self.prompts([record])
-            return writer.stream(prompt, show)
-
-        return answer
-
-    def _room(self) -> int:
-        """The longest prompt: a decoder needs positions for what it writes.
-
-        Raises:
-            UsageError: There is hardly any left.
-        """
-        config = self.model.config
-        new_tokens = int(self.setup.generation["max_new_tokens"])
-        left = longest_prompt(config.to_dict(), new_tokens, apart=config.is_encoder_decoder)
-        return self.max_length if left is None else min(self.max_length, left)
+    @property
+    def _eval_batch(self) -> int:
+        return int(self.setup.arguments.get("per_device_eval_batch_size", EVAL_BATCH))
 
     def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""
@@ -509,9 +403,6 @@ class TrainedEstimator:
             return outputs.cpu(), 0.0, 0.0
         losses, counts = self.objective.row_losses(outputs, labels), self.objective.row_counts(labels)
         return outputs.cpu(), losses.sum().item(), counts.sum().item()
-
-    def _eval_batch(self) -> int:
-        return int(self.setup.arguments.get("per_device_eval_batch_size", _EVAL_BATCH))
 
     # Trust ------------------------------------------------------------------------------
 
@@ -541,46 +432,3 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What transformers refuses, as an error that names the block.
-
-    Raises:
-        UsageError: The arguments are wrong, or not together.
-        InputError: A package is missing.
-    """
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"training: {error}") from None
-    except ImportError as error:
-        raise InputError(f"training: {error}") from None
-
-
-@contextmanager
-def _writing_nothing(arguments: TrainingArguments) -> Iterator[None]:
-    """A Trainer makes its output folder at once; a run's own is not touched before it starts."""
-    folder = arguments.output_dir
-    with TemporaryDirectory(prefix="ftkit-") as elsewhere:
-        arguments.output_dir = elsewhere
-        try:
-            yield
-        finally:
-            arguments.output_dir = folder
-
-
-def _pass_overhead() -> int:
-    """What one more forward and backward pass costs in tokens.
-
-    Little on a CPU, where it is mostly the gradient of the embeddings; much on an accelerator,
-    which many rows fill.
-    """
-    return 4096 if torch.accelerator.is_available() else 400
-
-
-def _stock_progress() -> type[TrainerCallback]:
-    from transformers import PrinterCallback
-
-    return PrinterCallback

@@ -1,0 +1,107 @@
+"""The answers that a fine-tuned model writes: prompts within its room, and one writer for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftkit.records import Prediction, Record
+from ftkit.training.generation import Writer, end_tokens, generation_config, said
+from ftkit.training.positions import longest_prompt
+from ftkit.training.setup import Show
+from ftkit.training.writing import WritingHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Answers:
+    """What a model writes, which is made to stop where answers end, also where others load it.
+
+    Args:
+        model: With its language model head.
+        tokenizer: Complete: with its chat template.
+        head: Makes prompts of records, and reads what is written.
+        settings: How texts are written, by the names of transformers' `GenerationConfig`.
+        precision: `fp32`, `bf16` or `fp16`.
+        max_length: The longest input in tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        head: WritingHead,
+        *,
+        settings: Mapping[str, Any],
+        precision: str,
+        max_length: int,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.head = head
+        self.settings = settings
+        self.precision = precision
+        self.max_length = max_length
+        self._writer: Writer | None = None
+        ends = end_tokens(model, tokenizer) | head.closing(tokenizer)
+        model.generation_config.eos_token_id = sorted(ends) or None
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+    @property
+    def stop(self) -> Any:
+        """The tokens after which nothing more is written."""
+        return self.model.generation_config.eos_token_id
+
+    def generation(self) -> dict[str, Any]:
+        """How texts are written, whatever the recipe or the model says of it."""
+        return said(generation_config(self.model, self.tokenizer, self.settings, self.stop))
+
+    def room(self) -> int:
+        """The longest prompt: a decoder needs positions for what it writes.
+
+        Raises:
+            UsageError: There is hardly any left.
+        """
+        config = self.model.config
+        new_tokens = int(self.settings["max_new_tokens"])
+        left = longest_prompt(config.to_dict(), new_tokens, apart=config.is_encoder_decoder)
+        return self.max_length if left is None else min(self.max_length, left)
+
+    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
+        """Token ids of what the model reads before it writes the answer to each record."""
+        return self.head.prompts(records, self.tokenizer, self.room())
+
+    def written(
+        self, records: Sequence[Record], predictions: Sequence[Prediction], batch: int
+    ) -> list[Prediction]:
+        """The same predictions with the texts that the model writes, so many prompts at once."""
+        texts = self.writer().write(self.prompts(records), batch)
+        together = zip(texts, records, predictions, strict=True)
+        return [self.head.read(text, record, prediction) for text, record, prediction in together]
+
+    def talk(self) -> Callable[[Record, Show], str]:
+        """What gives the answer to one conversation after another."""
+        writer = self.writer()
+
+        def answer(record: Record, show: Show) -> str:
+            (prompt,) = self.prompts([record])
+            return writer.stream(prompt, show)
+
+        return answer
+
+    def writer(self) -> Writer:
+        """What writes texts with the model as it is; kept, since it may have a copy in another precision.
+
+        The model itself keeps its weights: losses are computed as in training, so that a finished run has the
+        scores that it had.
+        """
+        if self._writer is None:
+            self._writer = Writer(
+                self.model, self.tokenizer, settings=self.settings, stop=self.stop, precision=self.precision
+            )
+        return self._writer
+
+    def learned(self) -> None:
+        """The model has other weights from here on."""
+        self._writer = None

@@ -1,0 +1,128 @@
+"""How training is set up where the recipe does not say: the recipe's arguments over ftkit's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+
+from ftkit.errors import InputError, UsageError
+from ftkit.training.processes import processes
+from ftkit.training.profiling import Profile
+from ftkit.training.progress import LogFile, Progress
+from ftkit.training.setup import Setup, Workplace
+
+EVAL_BATCH = 64
+
+
+def training_arguments(
+    setup: Setup, precision: str, workplace: Workplace, *, validated: bool
+) -> TrainingArguments:
+    """The recipe's arguments over ftkit's defaults.
+
+    Args:
+        setup: Holds the recipe's.
+        precision: `fp32`, `bf16` or `fp16`.
+        workplace: Where checkpoints go.
+        validated: Whether there are rows to choose a checkpoint on.
+
+    Raises:
+        UsageError: transformers refuses them.
+        InputError: A package that they need is missing.
+    """
+    metric, greater = setup.best_metric
+    chosen: dict[str, Any] = {
+        "logging_strategy": "steps",
+        "logging_steps": 0.05,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "report_to": "none",
+        "per_device_eval_batch_size": EVAL_BATCH,
+        # Nothing in these models changes its buffers, and a process that runs out of memory before
+        # they are sent would leave the others waiting.
+        "ddp_broadcast_buffers": False,
+    }
+    if validated:
+        chosen |= {
+            "eval_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": metric,
+            "greater_is_better": greater,
+        }
+    chosen |= setup.arguments
+    if validated and chosen["save_strategy"] == "no":
+        chosen["load_best_model_at_end"] = False
+    with refusals():
+        arguments = TrainingArguments(
+            output_dir=str(workplace.checkpoints),
+            seed=setup.seed,
+            data_seed=setup.seed,
+            use_cpu=not torch.accelerator.is_available(),
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            logging_nan_inf_filter=False,
+            remove_unused_columns=False,
+            restore_callback_states_from_checkpoint=True,
+            disable_tqdm=True,
+            **chosen,
+        )
+    if arguments.fsdp and processes().num_processes == 1:
+        raise UsageError(
+            "training.fsdp shards a model over several processes, and this is the only one",
+            hint="use `accelerate launch --multi_gpu --num_processes N -m ftkit finetune RECIPE`",
+        )
+    # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def training_callbacks(setup: Setup, workplace: Workplace, *, validated: bool) -> list[TrainerCallback]:
+    """Progress, log file and what the recipe asks for."""
+    callbacks: list[TrainerCallback] = [LogFile(workplace.log), Progress()]
+    if workplace.profile:
+        callbacks.append(Profile(workplace.folder / "profile.json.gz"))
+    if setup.early_stopping and validated:
+        patience, threshold = setup.early_stopping
+        callbacks.append(EarlyStoppingCallback(patience, threshold))
+    return callbacks
+
+
+def pass_overhead() -> int:
+    """What one more forward and backward pass costs in tokens.
+
+    Little on a CPU, where it is mostly the gradient of the embeddings; much on an accelerator,
+    which many rows fill.
+    """
+    return 4096 if torch.accelerator.is_available() else 400
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What transformers refuses, as an error that names the block.
+
+    Raises:
+        UsageError: The arguments are wrong, or not together.
+        InputError: A package is missing.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"training: {error}") from None
+    except ImportError as error:
+        raise InputError(f"training: {error}") from None
+
+
+@contextmanager
+def writing_nothing(arguments: TrainingArguments) -> Iterator[None]:
+    """A Trainer makes its output folder at once; a run's own is not touched before it starts."""
+    folder = arguments.output_dir
+    with TemporaryDirectory(prefix="ftkit-") as elsewhere:
+        arguments.output_dir = elsewhere
+        try:
+            yield
+        finally:
+            arguments.output_dir = folder
