@@ -69,6 +69,7 @@ class TrainedEstimator:
         adapt: Callable[[Loaded], nn.Module],
         restore: Callable[[Path], PreTrainedModel],
     ) -> None:
+        keep_kernels()
         self.setup = setup
         self.adapt = adapt
         self.restore = restore
@@ -95,7 +96,6 @@ class TrainedEstimator:
         """
         load_everywhere()
         if processes().device.type == "cpu":
-            keep_kernels()
             keep_memory()
         self.arguments = training_arguments(self.setup, self.precision, workplace, validated=bool(validation))
         set_seed(self.setup.seed)

@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 import ftkit
 from ftkit.dataset import load_records
+from ftkit.training import estimator
 from ftkit.training.batches import EpochBatches, micro_batches
-from ftkit.training.estimator import TrainedEstimator
 
 ROWS = 21  # with batches of 8 the last window is short
 BATCH = 8
@@ -37,13 +37,13 @@ def engine_gradients(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Any], list[float]]:
     capture = Capture()
-    monkeypatch.setattr(TrainedEstimator, "_callbacks", lambda self, *_: [capture, *callbacks(self, *_)])
+    original = estimator.training_callbacks
+    monkeypatch.setattr(
+        estimator, "training_callbacks", lambda *args, **options: [capture, *original(*args, **options)]
+    )
     run = ftkit.finetune(recipe, overwrite=True)
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return capture.steps, [entry["loss"] for entry in log if "loss" in entry]
-
-
-callbacks = TrainedEstimator._callbacks
 
 
 def plain_gradients(recipe: dict[str, Any], weight: list[float] | None) -> tuple[list[Any], list[float]]:
@@ -158,7 +158,7 @@ def test_micro_batches_of_similar_length_leave_the_gradient_as_it_is(
     recipe = frozen_recipe | {"model": {"name_or_path": str(still(architecture))}}
     cuts = []
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.training.estimator._pass_overhead", lambda: 1)
+        patch.setattr("ftkit.training.estimator.pass_overhead", lambda: 1)
         patch.setattr(
             "ftkit.training.engine.micro_batches",
             lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],
