@@ -52,7 +52,7 @@ FILES = [
     ("train.conll", "Paris\tO\nfell\tO\n", ": no training row holds an entity: there is nothing to learn"),
     # Tokens and tags as JSON.
     ("train.jsonl", tokens(["Ann", "won"], ["B-PER"]), ":2: 2 tokens but 1 tags\n  each token needs a tag"),
-    ("train.jsonl", tokens([], ["B-PER"]), ":2: 0 tokens but 1 tags\n  each token needs a tag"),
+    ("train.jsonl", tokens([], ["B-PER"]), ":2: the row has no tokens"),
     ("train.jsonl", tokens(["Ann", ""], ["B-PER", "O"]), ":2: token 2 of 2 is empty"),
     ("train.jsonl", tokens(["Ann", 42], ["B-PER", "O"]), ":2: token 2 of 2 is 42"),
     ("train.jsonl", tokens(["Ann", "won"], ["B-PER", None]), ":2, word 2 ('won'): the tag is None"),

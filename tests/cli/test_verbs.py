@@ -179,9 +179,9 @@ def test_python_predicts_with_a_model_that_is_loaded_once(
     loads = list[Path]()
     load = TrainedEstimator.load
 
-    def counted(self: TrainedEstimator, folder: Path, train: Any) -> None:
+    def counted(self: TrainedEstimator, folder: Path) -> None:
         loads.append(folder)
-        load(self, folder, train)
+        load(self, folder)
 
     monkeypatch.setattr(TrainedEstimator, "load", counted)
     run = library.Run.load(finished)
