@@ -58,9 +58,11 @@ def load_records(
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
     keep: Keep = Stored if data.streaming else list
-    # Shots and held-out shares come from all training rows, however few are scored.
-    whole = not trains or "train" not in wanted
-    most = {split: None if whole and split == "train" else limit for split in names}
+    # Shots come from all training rows, however few are scored; and a limit does not make a share that is
+    # held out another one, in which the rows of a limited training would be.
+    shares = data.validation_fraction or data.test_fraction
+    every = {"train"} if not trains or "train" not in wanted else set()
+    most = {split: None if split == "train" and (every or shares) else limit for split in names}
     answered = {split: labels is None and split == "train" for split in names}
     splits = {
         split: _read(data, task, split, most[split], keep, notes, must_answer=answered[split])
@@ -81,9 +83,9 @@ def load_records(
     if learned:
         _refuse_unlabelled(splits["train"])  # What stands for withheld answers is known by the labels alone.
     splits = _cut_fractions(splits, data, task)
-    if whole:
-        scored = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
-        splits = {split: rows if split == "train" else scored[split] for split, rows in splits.items()}
+    if limit is not None:
+        fewer = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
+        splits = {split: rows if split in every else fewer[split] for split, rows in splits.items()}
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 

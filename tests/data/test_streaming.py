@@ -153,6 +153,16 @@ def test_only_the_rows_of_the_limit_are_read(tmp_path: Path) -> None:
         load_records(source, Classification())
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_limit_holds_out_no_other_rows(streaming: bool, tmp_path: Path) -> None:
+    """Else a run that was tried on few rows would be scored on rows that it has learned."""
+    write_rows(tmp_path / "train.jsonl", [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(40)])
+    source = DataSource(data_dir=str(tmp_path), test_fraction=0.25, streaming=streaming)
+    whole, few = (load_records(source, Classification(), limit=limit) for limit in (None, 6))
+    assert {split: len(few[split]) for split in few.splits} == {"train": 6, "test": 6}
+    assert all(list(few[split]) == whole[split][:6] for split in few.splits)
+
+
 # The file ---------------------------------------------------------------------------------
 
 
