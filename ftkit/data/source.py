@@ -18,6 +18,7 @@ from ftkit.records import SPLITS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Files = str | list[str] | None
+# The formats that there are, so that a new one needs no entry here.
 if TYPE_CHECKING:
     FormatName: TypeAlias = str
 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy
@@ -24,14 +25,18 @@ def interval(metric: Headline, counts: Counts, level: float = 0.95) -> tuple[flo
         level: The share of resamples whose scores lie between the ends.
 
     Returns:
-        The lower and the upper end; the same for the same counts in any order, as the seed is fixed.
+        The lower and the upper end; the same for the same counts in any order, as the seed is fixed. Infinite
+        where no resample has a score.
     """
     distinct, times = _distinct(counts)
     generator = numpy.random.default_rng(_SEED)
     draws = generator.multinomial(len(counts), times / len(counts), size=_RESAMPLES)
     scores = metric.from_counts(draws @ distinct)
+    # A resample may hold nothing to score, such as only rows without a token.
+    if not len(known := scores[numpy.isfinite(scores)]):
+        return math.inf, math.inf
     tail = (1 - level) / 2
-    low, high = numpy.quantile(scores, [tail, 1 - tail])
+    low, high = numpy.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
 
 

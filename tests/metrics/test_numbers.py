@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import pipeline
 import ftkit
 from ftkit.errors import FtkitError
 from ftkit.metrics.bootstrap import interval
+from ftkit.metrics.likelihood import AnswerLoss
 from ftkit.metrics.numbers import Pearson, Rmse, Spearman
 
 numbers = st.integers(-50, 50).map(lambda number: number / 4)
@@ -86,3 +88,11 @@ def test_what_is_no_number(label: str, lengths: dict[str, Any], tmp_path: Path) 
     path.write_text(path.read_text() + f"the end,{label}\n")
     with pytest.raises(FtkitError, match=r"rows.csv:62: the label is .*, not a number"):
         ftkit.finetune(lengths)
+
+
+def test_resamples_without_a_score_are_left_out_of_an_interval() -> None:
+    """Of joined documents many rows have no token of their own, and some resamples none at all."""
+    counts = numpy.array([[2.0, 1.0, 4.0], *[[0.0, 0.0, 4.0]] * 9])
+    metric = AnswerLoss()
+    assert interval(metric, counts) == (metric.score(counts), metric.score(counts))
+    assert interval(metric, counts[1:]) == (math.inf, math.inf)
