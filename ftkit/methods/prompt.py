@@ -80,6 +80,8 @@ class Prompt(Method):
     @classmethod
     def _distinct(cls, value: dict[str, _Words]) -> dict[str, _Words]:
         words = [word for one in value.values() for word in _several(one)]
+        if any(not word.strip() for word in words):
+            raise ValueError("a label has a word of white space, which no answer can be told by")
         if twice := [word for word, times in Counter(words).items() if times > 1]:
             raise ValueError(f"two labels have the word {twice[0]!r}")
         return value

@@ -113,6 +113,7 @@ WRONG = {
     "filter": ({"template": "{{ text | pprint }}"}, "the template's filter 'pprint' is none of"),
     "broken": ({"template": "{{ text"}, "no template:"),
     "same words": ({"verbalizer": {"red": "x", "blue": "x"}}, "two labels have the word 'x'"),
+    "blank word": ({"verbalizer": {"red": " ", "blue": "x"}}, "a label has a word of white space"),
     "word of another": ({"verbalizer": {"red": "blue"}}, "two labels have the word 'blue'"),
     "no label": ({"verbalizer": {"pink": "x"}}, "method.verbalizer: 'pink' is no label"),
     "too many shots": ({"num_fewshot": 46}, "46 shots are asked for, the training split has 45 rows"),
