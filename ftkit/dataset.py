@@ -83,7 +83,7 @@ def load_records(
     if learned:
         _refuse_unlabelled(splits["train"])  # What stands for withheld answers is known by the labels alone.
     splits = _cut_fractions(splits, data, task)
-    if limit is not None:
+    if limit is not None and shares:
         fewer = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
         splits = {split: rows if split in every else fewer[split] for split, rows in splits.items()}
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))

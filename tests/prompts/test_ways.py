@@ -553,6 +553,7 @@ WRONG = {
     "encoder": ({"encoder": "x"}, "encoder is for shots: nearest"),
     "calibrated": ({"answer": "generate", "calibration": "batch"}, "are for answer: rank or cloze"),
     "words": ({"verbalizer": {"red": ["a", "b"], "blue": "b"}}, "two labels have the word 'b'"),
+    "no word": ({"verbalizer": {"red": " "}}, "a label has a word of white space"),
     "alike": (
         {"answer": "generate", "verbalizer": {"red": "B C", "blue": "b_c"}},
         "method.answer: generate: the labels 'b_c' and 'B C' read alike",
@@ -586,11 +587,11 @@ def test_what_cannot_be_asked(name: str, asking: Callable[..., dict[str, Any]]) 
 def test_a_candidate_without_a_token(
     asking: Callable[..., dict[str, Any]], tmp_path: Path, ftkit: Callable[..., Any]
 ) -> None:
-    tree = asking("bert", template="{{ text }} is {{ mask }}", answer="cloze", verbalizer={"red": " "})
+    tree = asking("bert", template="{{ text }} is {{ mask }}", answer="cloze", verbalizer={"red": "\u200b"})
     (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
     done = ftkit("eval", "recipe.yaml")
     assert done.returncode == 3
-    assert "test.csv:2: the answer ' ' has no token of its own" in done.stderr
+    assert "test.csv:2: the answer '\\u200b' has no token of its own" in done.stderr
 
 
 def test_shots_need_a_training_split(asking: Callable[..., dict[str, Any]], colours: Path) -> None:
