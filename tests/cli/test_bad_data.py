@@ -71,7 +71,7 @@ UTF = "text,label\nred,red\ncafé,green\n".encode()
     ("content", "encoding", "code", "says"),
     [
         (UTF, "latin-1", 3, "train.csv:3: data.encoding says latin-1, but every line of the file"),
-        (UTF, "utf-16", 3, "train.csv: is not utf-16 text"),
+        (UTF, "utf-16", 3, "is not utf-16 text"),
         (LATIN, "utf9", 2, "data.encoding: 'utf9' is not an encoding Python knows\n  common ones: utf-8"),
     ],
 )  # fmt: skip
