@@ -375,8 +375,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float | None]:
 def table(results: dict[str, Any]) -> str:
     """The figures in Markdown."""
     lines = [
-        "| data, method | tool | accuracy or entity F1 on test, % | seeds | longest run, s |",
-        "|---|---|---|---|---|",
+        "| data, method | tool | accuracy or entity F1 on test, % | seeds | longest run, s | most CPU, s |",
+        "|---|---|---|---|---|---|",
     ]
     for row, figures in results["rows"].items():
         for tool in TOOLS:
@@ -384,8 +384,8 @@ def table(results: dict[str, Any]) -> str:
                 mean, std = figures[tool]["mean"], figures[tool]["std"]
                 score = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
                 seeds = ", ".join(str(one["seed"]) for one in runs)
-                longest = max(one["seconds"] for one in runs)
-                lines.append(f"| {row} | {tool} | {score} | {seeds} | {longest:.0f} |")
+                longest, used = (max(one[clock] for one in runs) for clock in ("seconds", "cpu_seconds"))
+                lines.append(f"| {row} | {tool} | {score} | {seeds} | {longest:.0f} | {used:.0f} |")
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {about}.", ""])
 
