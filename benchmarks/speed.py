@@ -141,14 +141,21 @@ def measure(args: argparse.Namespace, row: str, a: Side, b: Side) -> None:
         print(f"{row}: {note}", flush=True)
 
 
-def process(job: Figures, args: argparse.Namespace, **environment: str) -> Figures:
-    """Do a job in a process of its own; returns what it measured."""
+def process(
+    job: Figures,
+    args: argparse.Namespace,
+    *,
+    python: str = sys.executable,
+    script: str = __file__,
+    **environment: str,
+) -> Figures:
+    """Do a job of a script in a process of its own; returns what it measured."""
     threads = str(args.threads)
     # Threads that spin while they wait take the cores from whatever else runs on them.
     fixed = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     fixed |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), threads)
     job = {**job, "threads": args.threads, "started": time.time()}
-    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    command = [python, script, "--job", json.dumps(job)]
     environment = {**os.environ, **fixed, **environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -449,7 +456,7 @@ def recipe_of(job: Figures, folder: str) -> Figures:
     }
 
 
-def train_ftkit(job: Figures, folder: str) -> tuple[Any, Any]:
+def train_ftkit(job: Figures, recipe: Figures) -> tuple[Any, Any]:
     """Fine-tune until the last step; returns the stopwatch and the engine."""
     import ftkit
     from ftkit.training.engine import Engine
@@ -463,14 +470,14 @@ def train_ftkit(job: Figures, folder: str) -> tuple[Any, Any]:
 
     Engine.__init__ = with_clock  # type: ignore[method-assign]
     with suppress(Done):
-        ftkit.finetune(recipe_of(job, folder), overwrite=True)
+        ftkit.finetune(recipe, overwrite=True)
     return clock, engines[0]
 
 
 def run_ftkit(job: Figures) -> Figures:
     """Train with ftkit."""
     with tempfile.TemporaryDirectory() as folder:
-        clock, engine = train_ftkit(job, folder)
+        clock, engine = train_ftkit(job, recipe_of(job, folder))
     return training_figures(job, clock, "bf16" if engine.args.bf16 else "fp32")
 
 
@@ -618,7 +625,7 @@ def run_classifier(job: Figures) -> Figures:
 
 def run_start(job: Figures) -> Figures:
     """Start a fine-tuning; seconds are those from the start of the process to the end of its first step."""
-    clock, engine = train_ftkit(job, job["folder"])
+    clock, engine = train_ftkit(job, recipe_of(job, job["folder"]))
     lengths = [len(row["input_ids"]) for row in engine.rows.features]
     return {
         "seconds": round(clock.first - job["started"], 3),

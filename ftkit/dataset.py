@@ -46,7 +46,7 @@ def load_records(
         data: Where the rows come from.
         task: How a row is read.
         labels: The labels of a finished run; by default those of the training rows.
-        limit: Read at most this many rows of each split.
+        limit: Take at most this many rows of each split; what a share is held out of is read whole.
         trains: Whether a training split is needed, and is to be limited.
         wanted: The splits that are needed; the others are read only as far as these depend on them.
 
@@ -61,8 +61,8 @@ def load_records(
     # Shots come from all training rows, however few are scored; and a limit does not make a share that is
     # held out another one, in which the rows of a limited training would be.
     shares = data.validation_fraction or data.test_fraction
-    every = {"train"} if not trains or "train" not in wanted else set()
-    most = {split: None if split == "train" and (every or shares) else limit for split in names}
+    shots = not trains or "train" not in wanted
+    most = {split: None if split == "train" and (shots or shares) else limit for split in names}
     answered = {split: labels is None and split == "train" for split in names}
     splits = {
         split: _read(data, task, split, most[split], keep, notes, must_answer=answered[split])
@@ -83,9 +83,11 @@ def load_records(
     if learned:
         _refuse_unlabelled(splits["train"])  # What stands for withheld answers is known by the labels alone.
     splits = _cut_fractions(splits, data, task)
-    if limit is not None and shares:
-        fewer = {split: Part(rows, range(len(rows))[:limit]) for split, rows in splits.items()}
-        splits = {split: rows if split in every else fewer[split] for split, rows in splits.items()}
+    if limit is not None:
+        for split, rows in splits.items():
+            # Read whole, or held out of what was.
+            if most.get(split) is None and not (shots and split == "train"):
+                splits[split] = Part(rows, range(len(rows))[:limit])
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 

@@ -164,6 +164,12 @@ def test_every_instance_of_a_row_is_a_record(tmp_path: Path) -> None:
     assert [record.where.removeprefix(f"{path}:") for record in records] == [
         "1, instance 1", "1, instance 2", "2",
     ]  # fmt: skip
+    # Where a share is held out of other rows, as many of these are read.
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows * 10)))
+    source = DataSource(
+        train_file=str(tmp_path / "others.jsonl"), test_file=str(path), validation_fraction=0.5
+    )
+    assert len(load_records(source, Instruction(), limit=2)["test"]) == 3
 
 
 def test_a_rows_own_system_prompt_wins(tmp_path: Path) -> None:

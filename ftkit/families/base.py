@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftkit.component import Component
+from ftkit.installed import statements_of
 
 if TYPE_CHECKING:
     from ftkit.training.setup import Loaded
@@ -42,25 +41,11 @@ def auto_model_types(mapping: str) -> frozenset[str]:
     Args:
         mapping: For example `MODEL_FOR_MASKED_LM_MAPPING_NAMES`.
     """
-    value = _assigned().get(mapping)
-    if value is None:
-        raise LookupError(f"transformers has no {mapping}")
-    # The value is `OrderedDict([("bert", "BertForMaskedLM"), ...])`.
-    pairs = value.args[0] if isinstance(value, ast.Call) else value
-    return frozenset(name for name, _ in ast.literal_eval(pairs))
-
-
-@cache
-def _assigned() -> dict[str, ast.expr]:
-    """What the module of the auto classes assigns, by name."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("transformers is not installed")
-    source = (Path(spec.origin).parent / "models/auto/modeling_auto.py").read_text(encoding="utf-8")
-    return {
-        target.id: node.value
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    for node in statements_of("models/auto/modeling_auto.py"):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id == mapping:
+            # The value is `OrderedDict([("bert", "BertForMaskedLM"), ...])`.
+            call = node.value
+            pairs = call.args[0] if isinstance(call, ast.Call) else call
+            return frozenset(name for name, _ in ast.literal_eval(pairs))
+    raise LookupError(f"transformers has no {mapping}")

@@ -7,14 +7,13 @@ checked without that.
 from __future__ import annotations
 
 import ast
-import importlib.util
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
 from ftkit.component import Block
+from ftkit.installed import statements_of
 
 OWNED: dict[str, str] = {
     "output_dir": "say it at the top level of the recipe",
@@ -153,10 +152,5 @@ def _enums(file: str) -> dict[str, tuple[str, ...]]:
     return {name: members for name, members in found.items() if members}
 
 
-@cache
 def _classes(file: str) -> list[ast.ClassDef]:
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("transformers is not installed")
-    source = (Path(spec.origin).parent / file).read_text(encoding="utf-8")
-    return [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return [node for node in statements_of(file) if isinstance(node, ast.ClassDef)]
