@@ -58,8 +58,9 @@ class EngineSettings(Block):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
     micro_batch: Literal["auto", "off"] = "auto"
-    """`auto` computes a batch in parts of similar length, so that little of it is padding; the
-    optimizer batch, the rows and the gradient stay the same."""
+    """`auto` computes a batch in parts of similar length, so that little of it is padding, and on a CPU of a
+    size beyond which larger ones only take more memory; the optimizer batch, the rows and the gradient stay
+    the same."""
 
 
 class Generation(Block):

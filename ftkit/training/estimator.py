@@ -131,7 +131,8 @@ class TrainedEstimator:
                 return self.objective.row_losses(outputs, batch["labels"])
 
         tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
-        return plan(self.model, self.arguments, forward=forward, tokens=tokens)
+        parts = self.setup.micro_batch
+        return plan(self.model, self.arguments, forward=forward, tokens=tokens, parts=parts)
 
     def _engine(
         self,

@@ -29,6 +29,8 @@ log = logging.getLogger("ftkit")
 
 _USABLE = 0.8
 """Share of the free memory to plan with: passes back are not measured, and other programs need some."""
+_PLENTY = 2**32
+"""Bytes that a part of a batch may keep although more are free: a larger one is no faster."""
 _STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1}
 """Numbers that an optimizer keeps for each trained weight; Adam and its kin keep two."""
 
@@ -55,9 +57,9 @@ class Need:
 
 
 def plan(
-    model: Any, arguments: TrainingArguments, *, forward: Callable[[int], Any], tokens: int
+    model: Any, arguments: TrainingArguments, *, forward: Callable[[int], Any], tokens: int, parts: bool
 ) -> int | None:
-    """The most tokens to compute at once; `None` where whole batches fit.
+    """The most tokens to compute at once; `None` where that may be whole batches.
 
     Where not even one row fits, activation checkpointing is turned on in the arguments, and said.
 
@@ -66,6 +68,7 @@ def plan(
         arguments: Arguments of the run.
         forward: Computes the loss of the longest row, so many times side by side.
         tokens: Length of that row.
+        parts: Whether batches may be computed in parts although they fit.
 
     Raises:
         InputError: Even then it does not fit.
@@ -76,7 +79,8 @@ def plan(
     whole = arguments.per_device_train_batch_size * tokens
     log.debug("  memory: at most %s needed, %s free", _gib(need.peak(whole)), _gib(free))
     if need.peak(whole) <= free:
-        return None
+        plenty = max(_PLENTY * tokens // need.row, tokens)
+        return plenty if parts and plenty < whole else None
     without = need
     if need.peak(tokens) > free and not checkpointing:
         arguments.activation_checkpointing = arguments.gradient_checkpointing = True
@@ -128,11 +132,13 @@ def estimate(
 def _kept(model: nn.Module, forward: Callable[[int], Any]) -> tuple[int, int]:
     """The most bytes alive at once in a forward pass in training: for each row, and whatever the rows.
 
-    The latter are the copies of the weights that autocast makes.
+    The latter are the copies of the weights that autocast makes. They are known from a second row beside the
+    first, unless that might not fit: then all of it counts as the row's.
     """
     training = model.training
     model.train()
-    one, two = (_peak(model, forward, count) for count in (1, 2))
+    one = _peak(model, forward, 1)
+    two = _peak(model, forward, 2) if 2 * one <= free_memory() * _USABLE else 2 * one
     model.train(training)
     return max(two - one, 1), max(2 * one - two, 0)
 

@@ -52,6 +52,19 @@ def test_a_row_that_does_not_fit_is_named(still_recipe: Any, monkeypatch: pytest
     assert "train.csv:" in caught.value.where
 
 
+def part_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Padded tokens of the parts that are computed from now on."""
+    sizes: list[int] = []
+    original = Engine.compute_loss
+
+    def compute_loss(self: Engine, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+        sizes.append(inputs["input_ids"].numel())
+        return original(self, model, inputs, **options)
+
+    monkeypatch.setattr(Engine, "compute_loss", compute_loss)
+    return sizes
+
+
 class Measured(Exception):
     """Ends a run once its need is known."""
 
@@ -76,18 +89,44 @@ def test_batches_are_cut_to_what_is_free(
     need: memory.Need, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plenty = losses(ftkit.finetune(still_recipe("plenty")))
-    sizes = []
-    original = Engine.compute_loss
-
-    def compute_loss(self: Engine, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
-        sizes.append(inputs["input_ids"].numel())
-        return original(self, model, inputs, **options)
-
-    monkeypatch.setattr(Engine, "compute_loss", compute_loss)
+    sizes = part_sizes(monkeypatch)
     monkeypatch.setattr(memory, "free_memory", lambda: int(need.peak(3 * need.tokens) / 0.8) + 1)
     assert losses(ftkit.finetune(still_recipe("cut"))) == pytest.approx(plenty, rel=1e-5)
     assert "batches are computed in parts of at most" in caplog.text
     assert max(sizes) <= 3 * need.tokens
+
+
+def test_a_large_batch_is_computed_in_parts_although_it_fits(
+    need: memory.Need, still_recipe: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exact = {"precision": "fp32"}
+    whole = losses(ftkit.finetune(still_recipe("whole", engine=exact)))
+    sizes = part_sizes(monkeypatch)
+    monkeypatch.setattr(memory, "_PLENTY", 2 * need.row)
+    parts = losses(ftkit.finetune(still_recipe("parts", engine=exact)))
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert max(sizes) <= 2 * need.tokens
+    sizes.clear()
+    ftkit.finetune(still_recipe("off", engine=exact | {"micro_batch": "off"}))
+    assert max(sizes) > 2 * need.tokens
+    assert "in parts of at most" not in caplog.text
+
+
+def test_the_estimate_itself_takes_no_more_than_is_free(
+    still_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    original = memory._peak
+
+    def peak(model: Any, forward: Any, count: int) -> int:
+        rows.append(count)
+        return original(model, forward, count)
+
+    monkeypatch.setattr(memory, "_peak", peak)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1)
+    with pytest.raises(InputError, match="not enough memory"):
+        ftkit.finetune(still_recipe("refused"))
+    assert set(rows) == {1}
 
 
 def test_activations_are_checkpointed_where_a_row_does_not_fit(
