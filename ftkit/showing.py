@@ -13,7 +13,10 @@ from ftkit.estimator import family_of, texts_of
 from ftkit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ftkit.training.heads import Features
+    from transformers import PreTrainedTokenizerBase
+
+    from ftkit.records import Record
+    from ftkit.training.heads import Features, Objective
 
 _FEWEST_ROWS = 64
 
@@ -84,24 +87,11 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
     Raises:
         InputError: Data or tokenizer are not as the recipe needs them.
     """
-    from ftkit.models import fresh, loading
-    from ftkit.training.heads import IGNORED
     from ftkit.training.packing import Packed
 
     dataset = load_records(recipe.data, recipe.task)
     train = dataset["train"]
-    source = recipe.model
-    if source.from_config is not None:
-        config: Any = dict(source.from_config)
-        family = family_of(recipe, config).name()
-        tokenizer = fresh.tokenizer_of(source, family, lambda: texts_of(train))
-        longest = source.max_length or 512
-    else:
-        located = source.locate().ready()
-        found = loading.load_config(located, source)
-        family = family_of(recipe, found.to_dict()).name()
-        tokenizer = loading.load_tokenizer(located, source)
-        longest = loading.longest_input(found, tokenizer, source.max_length)
+    family, tokenizer, longest = _reader(recipe, train)
     known = recipe.task.learned(train, dataset.labels)
     objective = recipe.task.objective(dataset.labels, known, family=family, label_smoothing=0.0)
     objective.prepare(tokenizer, longest)
@@ -110,29 +100,52 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
     encoded = objective.training_rows(looked, tokenizer, longest)
     if not encoded.features:
         raise InputError(f"nothing can be learned from the first {len(looked)} rows: {encoded.notes[0]}")
-    features: Sequence[Features] = encoded.features
 
     def where(row: int) -> str:
         return train[encoded.owners[row]].where
 
-    if packed := Packed(features, longest) if objective.packing else None:
-        features = packed
-    examples = []
-    for number, row in enumerate(islice(features, count)):
+    def example(number: int, row: Features) -> Example:
         seen = objective.vary(row, (recipe.seed, 0, number))
-        ids, labels = seen["input_ids"], seen.get("labels")
-        learned, answer = (), ""
-        if isinstance(labels, list) and len(labels) == len(ids) and family != "encoder_decoder":
-            learned = tuple(label != IGNORED for label in labels)
-        elif isinstance(labels, list) and recipe.task.answer in ("text", "document"):
-            answer = " ".join(tokenizer.convert_ids_to_tokens(labels))
-        elif labels is not None:
-            answer = str(labels)
-        reads = tuple(map(str, tokenizer.convert_ids_to_tokens(ids)))
+        reads, learned, answer = _tokens(seen, objective, tokenizer)
         if packed is None:
-            examples.append(Example(where(number), reads, learned, answer))
-        else:
-            starts = [place for place, position in enumerate(row["position_ids"]) if position == 0]
-            rows = tuple(zip(starts, (where(one) for one in packed.groups[number]), strict=True))
-            examples.append(Example(packed.place(number, where), reads, learned, answer, rows))
-    return examples
+            return Example(where(number), reads, learned, answer)
+        starts = [place for place, position in enumerate(row["position_ids"]) if position == 0]
+        rows = tuple(zip(starts, (where(one) for one in packed.groups[number]), strict=True))
+        return Example(packed.place(number, where), reads, learned, answer, rows)
+
+    packed = Packed(encoded.features, longest) if objective.packing else None
+    features: Sequence[Features] = encoded.features if packed is None else packed
+    return [example(number, row) for number, row in enumerate(islice(features, count))]
+
+
+def _reader(recipe: Recipe, train: Sequence[Record]) -> tuple[str, PreTrainedTokenizerBase, int]:
+    """The family of the recipe's model, its tokenizer, and the most tokens that it reads."""
+    from ftkit.models import fresh, loading
+
+    source = recipe.model
+    if source.from_config is not None:
+        family = family_of(recipe, source.from_config).name()
+        return family, fresh.tokenizer_of(source, family, lambda: texts_of(train)), source.max_length or 512
+    located = source.locate().ready()
+    found = loading.load_config(located, source)
+    family = family_of(recipe, found.to_dict()).name()
+    tokenizer = loading.load_tokenizer(located, source)
+    return family, tokenizer, loading.longest_input(found, tokenizer, source.max_length)
+
+
+def _tokens(
+    row: Features, objective: Objective, tokenizer: PreTrainedTokenizerBase
+) -> tuple[tuple[str, ...], tuple[bool, ...], str]:
+    """What goes in, which of it is learned, and what is learned besides."""
+    from ftkit.training.heads import IGNORED
+    from ftkit.training.language_head import LanguageHead
+
+    reads = tuple(map(str, tokenizer.convert_ids_to_tokens(row["input_ids"])))
+    labels = row.get("labels")
+    if labels is None:
+        return reads, (), ""
+    if objective.per_token:
+        return reads, tuple(label != IGNORED for label in labels), ""
+    if isinstance(objective, LanguageHead):
+        return reads, (), " ".join(tokenizer.convert_ids_to_tokens(labels))
+    return reads, (), str(labels)

@@ -43,7 +43,7 @@ _LOOKED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CausalRow:
     """A prompt with its answers.
 
     Attributes:
@@ -64,7 +64,7 @@ class Asked:
         """How many tokens the model reads at once: the trunk and the tree."""
         return self.trunk + len(self.tree().ids)
 
-    def ends(self) -> Asked:
+    def ends(self) -> CausalRow:
         """The prompt with its first and its last answer alone."""
         return replace(self, ids=[self.ids[0], self.ids[-1]])
 
@@ -87,7 +87,7 @@ class Tree:
     asked: Tensor
 
 
-class CausalRanker(Ranker[Asked]):
+class CausalRanker(Ranker[CausalRow]):
     """Scores answers with a causal language model.
 
     The widest prompt is also computed plainly; where the two disagree (attention that does not go by
@@ -102,7 +102,7 @@ class CausalRanker(Ranker[Asked]):
         # Up to which width the quick way was found exact, and from which on it is not.
         self._exact, self._inexact = 0, _window(model.config.get_text_config()) + 1
 
-    def row(self, prompt: Prompt, answers: Sequence[str]) -> Asked:
+    def row(self, prompt: Prompt, answers: Sequence[str]) -> CausalRow:
         start, ids = self._joint(prompt.text, [prompt.lead + one for one in answers], special=prompt.special)
         for answer, tokens in zip(answers, ids, strict=True):
             if len(tokens) <= start:
@@ -111,12 +111,12 @@ class CausalRanker(Ranker[Asked]):
             begin = self.tokenizer.bos_token_id
             begin = self.tokenizer.eos_token_id if begin is None else begin
             start, ids = 1, [[int(begin or 0), *tokens] for tokens in ids]
-        return Asked(ids, start, min(common(ids), start))
+        return CausalRow(ids, start, min(common(ids), start))
 
-    def longest(self, row: Asked) -> int:
+    def longest(self, row: CausalRow) -> int:
         return max(map(len, row.ids))
 
-    def scores(self, rows: Sequence[Asked], keys: Sequence[Hashable]) -> list[list[Ranked]]:
+    def scores(self, rows: Sequence[CausalRow], keys: Sequence[Hashable]) -> list[list[Ranked]]:
         widths = [row.width() for row in rows]
         self._look(dict(zip(widths, rows, strict=True)))
         groups = defaultdict(list)
@@ -131,7 +131,7 @@ class CausalRanker(Ranker[Asked]):
 
     # Whether the quick way is exact -----------------------------------------------------
 
-    def _look(self, rows: Mapping[int, Asked]) -> None:
+    def _look(self, rows: Mapping[int, CausalRow]) -> None:
         """Find up to which width the quick way is exact, as far as the widths of these rows are new."""
         before = self._inexact
         widths = sorted(width for width in rows if self._exact < width < self._inexact)
@@ -149,7 +149,7 @@ class CausalRanker(Ranker[Asked]):
                 self._inexact,
             )
 
-    def _agrees(self, row: Asked) -> bool:
+    def _agrees(self, row: CausalRow) -> bool:
         """Whether the quick way gives what the plain way gives, for a row and for answers made up."""
         made = _made_up(max(row.ids, key=len), self.model.config.get_text_config().vocab_size)
         share = min(one.trunk for one in (row, *made)) // 2
@@ -164,7 +164,7 @@ class CausalRanker(Ranker[Asked]):
 
     # Together ---------------------------------------------------------------------------
 
-    def _by_trees(self, rows: Sequence[Asked], share: int | None = None) -> list[list[Ranked]]:
+    def _by_trees(self, rows: Sequence[CausalRow], share: int | None = None) -> list[list[Ranked]]:
         """Scores with the common beginning of all rows computed once."""
         if share is None:
             share = common([row.ids[0][: row.trunk - 1] for row in rows]) if len(rows) > 1 else 0
@@ -196,7 +196,7 @@ class CausalRanker(Ranker[Asked]):
             )["past_key_values"]
 
     def _batch(
-        self, rows: Sequence[Asked], trees: Sequence[Tree], share: int, prefix: Cache | None
+        self, rows: Sequence[CausalRow], trees: Sequence[Tree], share: int, prefix: Cache | None
     ) -> list[list[Ranked]]:
         """Scores of rows padded at their ends; logits are computed where a tree asks for them."""
         starts = [row.trunk - share for row in rows]
@@ -238,7 +238,7 @@ class CausalRanker(Ranker[Asked]):
 
     # Plainly ----------------------------------------------------------------------------
 
-    def _plainly(self, rows: Sequence[Asked]) -> list[list[Ranked]]:
+    def _plainly(self, rows: Sequence[CausalRow]) -> list[list[Ranked]]:
         """Scores of each prompt with each answer as a text of its own."""
         texts = [(ids, row.start) for row in rows for ids in row.ids]
         found: dict[int, Ranked] = {}
@@ -272,7 +272,7 @@ def _parted(batch: list[int], fits: Callable[[list[int]], bool]) -> list[list[in
     return [*_parted(batch[:middle], fits), *_parted(batch[middle:], fits)]
 
 
-def _made_up(ids: list[int], vocabulary: int) -> list[Asked]:
+def _made_up(ids: list[int], vocabulary: int) -> list[CausalRow]:
     """A prompt as long as a text with two answers that part at once, and a shorter one, which is padded:
     what shows whether positions and masks are heeded, whatever the real answers are.
     """
@@ -280,7 +280,7 @@ def _made_up(ids: list[int], vocabulary: int) -> list[Asked]:
     answers = [ids[trunk:], [(token + 1) % vocabulary for token in ids[trunk:]]]
     prompts = [ids[:trunk], [*ids[: trunk // 2], *ids[trunk // 2 + 1 : trunk]]]
     prompts = [prompt for prompt in prompts if prompt]
-    return [Asked([prompt + one for one in answers], len(prompt), len(prompt)) for prompt in prompts]
+    return [CausalRow([prompt + one for one in answers], len(prompt), len(prompt)) for prompt in prompts]
 
 
 @lru_cache(maxsize=256)

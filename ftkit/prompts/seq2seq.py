@@ -16,17 +16,17 @@ _BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Seq2SeqRow:
     """Token ids of what the encoder reads, and of each answer with its end token."""
 
     source: list[int]
     answers: list[list[int]]
 
 
-class Seq2SeqRanker(Ranker[Asked]):
+class Seq2SeqRanker(Ranker[Seq2SeqRow]):
     """Scores answers as what the decoder writes, the end token included: an answer is all that it says."""
 
-    def row(self, prompt: Prompt, answers: Sequence[str]) -> Asked:
+    def row(self, prompt: Prompt, answers: Sequence[str]) -> Seq2SeqRow:
         source = self.tokenizer(
             prompt.text, add_special_tokens=prompt.special, truncation=False, verbose=False
         )["input_ids"]
@@ -38,12 +38,12 @@ class Seq2SeqRanker(Ranker[Asked]):
             if all(token in self.tokenizer.all_special_ids for token in ids):
                 raise InputError(f"the answer {answer!r} has no token of its own")
             targets.append(ids)
-        return Asked(list(source), targets)
+        return Seq2SeqRow(list(source), targets)
 
-    def longest(self, row: Asked) -> int:
+    def longest(self, row: Seq2SeqRow) -> int:
         return max(len(row.source), *map(len, row.answers))
 
-    def scores(self, rows: Sequence[Asked], keys: Sequence[Hashable]) -> list[list[Ranked]]:
+    def scores(self, rows: Sequence[Seq2SeqRow], keys: Sequence[Hashable]) -> list[list[Ranked]]:
         vocabulary = self.model.config.get_text_config().vocab_size
         found: dict[int, list[Ranked]] = {}
         for batch in in_batches([len(row.source) for row in rows], _BATCH_TOKENS):
