@@ -207,9 +207,12 @@ def load_tokenizer() -> Any:
 
 
 def process(job: Figures, args: argparse.Namespace) -> Figures:
-    """Do a job in a process of its own, with the Python that has what it needs."""
+    """Do a job in a process of its own, with the Python that has what it needs.
+
+    ftkit itself, which knows where the model is, need not be installed beside TRL.
+    """
     python = args.trl if job["tool"] == "trl" else sys.executable
-    return speed.process(job, args, python=python, script=__file__)
+    return speed.process(job, args, python=python, script=__file__, PYTHONPATH=str(Path(__file__).parents[1]))
 
 
 def run_ftkit(job: Figures) -> Figures:
