@@ -25,7 +25,7 @@ from ftkit.training.batches import (
     idle_part,
     micro_batches,
 )
-from ftkit.training.cpu import fast_dropout
+from ftkit.training.cpu import fast_kernels
 from ftkit.training.heads import Batch, Features
 from ftkit.training.resumable import ResumableTrainer
 from ftkit.training.room import Room, never_out_of_memory
@@ -180,7 +180,7 @@ class Engine(ResumableTrainer):
             self.meter.count_pass(part)
             loss += super(Engine, self).training_step(model, part, count)
 
-        with fast_dropout() if self.args.device.type == "cpu" else nullcontext():
+        with fast_kernels() if self.args.device.type == "cpu" else nullcontext():
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 with never_out_of_memory():
                     for part in parts:
