@@ -384,7 +384,9 @@ def table(results: dict[str, Any]) -> str:
                 mean, std = figures[tool]["mean"], figures[tool]["std"]
                 score = f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
                 seeds = ", ".join(str(one["seed"]) for one in runs)
-                longest, used = (max(one[clock] for one in runs) for clock in ("seconds", "cpu_seconds"))
+                longest, used = (
+                    max(one.get(clock, 0) for one in runs) for clock in ("seconds", "cpu_seconds")
+                )
                 lines.append(f"| {row} | {tool} | {score} | {seeds} | {longest:.0f} | {used:.0f} |")
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {about}.", ""])

@@ -39,7 +39,7 @@ def make_estimator(
     """
     from ftkit.models import loading
 
-    model = _Model(recipe, recipe.method.head(recipe.task.head(labels)), train)
+    model = _Model(recipe, recipe.method.head(recipe.task.head(labels, learned)), train)
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(

@@ -106,7 +106,7 @@ def solve(
         log.info("Evaluating on %s", scored)
         scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, scored)
     if main:
-        head = recipe.task.head(dataset.labels).config
+        head = recipe.task.head(dataset.labels, learned).config
         run.finish(
             figures, scores, dataset[scored], predictions,
             head=head, precision=estimator.precision, generation=estimator.generation,

@@ -35,12 +35,14 @@ class Entities:
             so an `I-` may stand where none is allowed.
         text: The text.
         words: First and last character (exclusive) of each word.
+        apart: Whether the data could tell neighbouring entities of one type apart.
     """
 
     spans: tuple[Span, ...]
     tags: tuple[str, ...]
     text: str
     words: tuple[tuple[int, int], ...]
+    apart: bool = True
 
 
 @dataclass(frozen=True, slots=True)

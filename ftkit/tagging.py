@@ -24,14 +24,18 @@ class Scheme:
     Attributes:
         name: BIO, IOB1, IO, BIOES, BILOU or plain (types without prefixes).
         about: What a reader of the corpus should know about it; may be empty.
+        apart: Whether neighbouring entities of one type can be told apart.
     """
 
     name: str
     about: str = ""
+    apart: bool = True
 
 
-PLAIN = Scheme("plain", "tags have no prefixes: neighbouring words of one type are taken for one entity")
-_IO = Scheme("IO", "tags are IO (no B-): neighbouring entities of one type are taken for one")
+PLAIN = Scheme(
+    "plain", "tags have no prefixes: neighbouring words of one type are taken for one entity", apart=False
+)
+_IO = Scheme("IO", "tags are IO (no B-): neighbouring entities of one type are taken for one", apart=False)
 _IOB1 = Scheme("IOB1", "tags are IOB1 (B- only between neighbours of one type)")
 
 
@@ -158,10 +162,16 @@ def illegal_transitions(tags: Sequence[str], scheme: Scheme) -> Iterator[int]:
     yield from sorted(set(found))
 
 
-def tag_names(types: Sequence[str]) -> tuple[str, ...]:
-    """The tags of a model: O, then B- and I- of every type.
+def tag_names(types: Sequence[str], *, apart: bool = True) -> tuple[str, ...]:
+    """The tags of a model: O, then B- and I- of every type, or I- alone.
+
+    Args:
+        types: Entity types.
+        apart: Whether neighbouring entities of one type are to be told apart, which takes a B-.
 
     >>> tag_names(["LOC", "PER"])
     ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+    >>> tag_names(["LOC", "PER"], apart=False)
+    ('O', 'I-LOC', 'I-PER')
     """
-    return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+    return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in ("BI" if apart else "I")))

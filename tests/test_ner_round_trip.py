@@ -189,6 +189,31 @@ def test_pipeline_finds_what_predict_finds(architecture: str, ner: Callable[...,
         assert found == [(one["start"], one["end"], one["label"]) for one in row["prediction"]]
 
 
+def test_tags_without_b_are_learned_without_b(
+    ner: Callable[..., dict[str, Any]], named: Path, tmp_path: Path, ftkit: Any
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in named.iterdir():
+        (data / file.name).write_text(file.read_text().replace("\tB-", "\tI-"))
+    run = library.finetune(ner("bert") | {"data": {"data_dir": str(data)}})
+    config = json.loads((run.folder / "model" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["O", "I-COLOUR", "I-THING"]
+    rows = saved(run)
+    find = pipeline("token-classification", model=str(run.folder / "model"), aggregation_strategy="first")
+    for row in rows:
+        same(find(row["text"]), row["prediction"])
+    scores = json.loads((run.folder / "metrics.json").read_text())
+    assert scores["metrics"]["entity_f1"]["value"] > 0.8
+    done = ftkit("eval", run.folder, "--set", "metrics=[entity_f1, token_accuracy]", "--json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)["metrics"]
+    assert again["entity_f1"] == scores["metrics"]["entity_f1"]
+    assert again["token_accuracy"]["value"] > 0.9
+    written = ftkit("predict", run.folder, "--text", "the red phone", "--format", "conll").stdout
+    assert [line.split("\t")[-1] for line in written.split("\n") if line] == ["O", "B-COLOUR", "B-THING"]
+
+
 @pytest.mark.parametrize(("architecture", "method"), [("distilbert", "lora"), ("bert", "full")])
 def test_model_card_snippet_in_a_fresh_process(
     architecture: str, method: str, ner: Callable[..., dict[str, Any]]

@@ -80,7 +80,7 @@ def _pipeline_snippet(run: Run) -> str:
     if not run.recipe.method.adapters:
         made = ", ".join([kind, 'model="model"', *options])
         return "\n".join(["from transformers import pipeline", "", f"predict = pipeline({made})", call])
-    auto_class = task.head(run.labels).auto_class
+    auto_class = task.head(run.labels, run.learned).auto_class
     base_options = run.pinned.model.snippet_options()
     made = ", ".join([kind, "model=model", "tokenizer=tokenizer", *options])
     return "\n".join(

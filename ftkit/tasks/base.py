@@ -120,11 +120,16 @@ class Task(Component):
         return ""
 
     @abstractmethod
-    def head(self, labels: Sequence[str]) -> Head:
-        """The head that a model needs for this task."""
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
+        """The head that a model needs for this task.
+
+        Args:
+            labels: The label names.
+            learned: What `learned` found.
+        """
 
     def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
-        """What the objective knows of the training records besides the labels.
+        """What head and objective know of the training records besides the labels.
 
         A run keeps it as JSON, so that it predicts after it was loaded as it did before.
         """

@@ -155,7 +155,7 @@ class Classification(Task):
         if _WITHHELD in labels and not self.labels:
             yield "-1 is one of the labels; where it says that a row has none, remove the row"
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         if self.writes:

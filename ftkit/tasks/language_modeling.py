@@ -84,7 +84,7 @@ class LanguageModeling(Task):
         text = text_of(values.get("text"), "text", where)
         return Record(text=text, target=Writing(text), where=where)
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(None, {})

@@ -175,7 +175,7 @@ class MultipleChoice(Task):
 
     # Training ---------------------------------------------------------------------------
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(None, {})

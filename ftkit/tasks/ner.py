@@ -241,7 +241,7 @@ class Ner(Task):
                     self._refuse_unseen(span.label, labels, f"{record.where}, {inside!r:.40}")
             case _:
                 return record
-        return replace(record, target=entities_by_words(found, record))
+        return replace(record, target=replace(entities_by_words(found, record), apart=scheme.apart))
 
     def _refuse_unseen(self, kind: str, labels: Sequence[str], where: str) -> None:
         if kind in labels:
@@ -273,12 +273,12 @@ class Ner(Task):
 
     # The model --------------------------------------------------------------------------
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         if self.writes:
             return Head(None, {})
-        tags = tag_names(labels)
+        tags = self._tags(labels, learned)
         return Head(
             auto_class="AutoModelForTokenClassification",
             config={
@@ -287,6 +287,15 @@ class Ner(Task):
                 "label2id": {name: number for number, name in enumerate(tags)},
             },
         )
+
+    def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+        """Whether the training data tells where one of two neighbouring entities of a type begins."""
+        apart = any(r.target.apart for r in train if isinstance(r.target, Entities))
+        return {} if apart or self.writes else {"apart": False}
+
+    def _tags(self, labels: Sequence[str], learned: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tags of a model: what the data does not tell apart is not learned either."""
+        return tag_names(labels, apart=learned.get("apart", True))
 
     def objective(
         self, labels: Sequence[str], learned: Mapping[str, Any], *, family: str, label_smoothing: float
@@ -303,7 +312,7 @@ class Ner(Task):
         from ftkit.training.token_head import TokenHead
 
         return TokenHead(
-            tags=tag_names(labels),
+            tags=self._tags(labels, learned),
             stride=self.stride,
             constrained=self.constrained,
             label_smoothing=label_smoothing,

@@ -100,7 +100,7 @@ class QuestionAnswering(Task):
             notes.append(f"{lost} answers do not stand in their context, so a head cannot point at them")
         return records, notes
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(None if self.writes else "AutoModelForQuestionAnswering", {})

@@ -65,7 +65,7 @@ class Regression(Task):
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         yield from ()
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(

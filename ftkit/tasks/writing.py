@@ -52,7 +52,7 @@ class WritingTask(Task):
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
         """What a model of the family reads and writes for a record."""
 
-    def head(self, labels: Sequence[str]) -> Head:
+    def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(None, {})

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ftkit.errors import UsageError
 from ftkit.records import Entities, Prediction, Record
-from ftkit.tagging import OUTSIDE, chunks
+from ftkit.tagging import OUTSIDE, bio_tags, chunks
 from ftkit.training.features import FeatureTable
 from ftkit.training.heads import IGNORED, Encoded, Features, Objective
 from ftkit.training.windows import window_of, windows
@@ -39,7 +39,8 @@ class TokenHead(Objective):
     together after that, from the tags of all words, so no window's edge cuts one.
 
     Args:
-        tags: Tag names in the order of the logits: O, then B- and I- of every type.
+        tags: Tag names in the order of the logits: O, then B- and I- of every type, or I- alone where the
+            data does not tell neighbouring entities of one type apart.
         stride: Tokens that neighbouring windows share; `None` for a quarter of a window.
         constrained: Whether to predict the likeliest sequence of tags in which no I- stands after O
             or another type, rather than the likeliest tag of each word.
@@ -102,6 +103,8 @@ class TokenHead(Objective):
         """A row of features a window, each with the words that are read there."""
         before, after = specials
         number = {tag: index for index, tag in enumerate(self.tags)}
+        if self._inside_only:
+            number |= {f"B-{tag[2:]}": index for tag, index in number.items() if tag != OUTSIDE}
         target = record.target if isinstance(record.target, Entities) else None
         rows: list[Features] = [
             {"input_ids": [*before, *ids[start:end], *after], "words": [], "positions": []}
@@ -175,14 +178,26 @@ class TokenHead(Objective):
         best = numpy.zeros(len(seen), dtype=int)
         if len(words):
             read = probabilities[words]
-            best[words] = likeliest_legal(read, self.tags) if self.constrained else read.argmax(axis=1)
+            best[words] = self._best(read)
         sure = probabilities[numpy.arange(len(best)), best]
         tags = _bridged([self.tags[number] for number in best], seen.tolist())
+        if self._inside_only:
+            tags = bio_tags(chunks(tags), len(tags))
         spans = tuple(
             span_of((start, end, kind), record.words, score=float(sure[start:end].mean()))
             for start, end, kind in chunks(tags)
         )
         return Prediction(Entities(spans, tags, record.text, record.words))
+
+    def _best(self, read: Probabilities) -> NDArray[numpy.int64]:
+        """The tags of words, by their numbers; without a B- any I- may begin an entity."""
+        if self.constrained and not self._inside_only:
+            return likeliest_legal(read, self.tags)
+        return read.argmax(axis=1)
+
+    @property
+    def _inside_only(self) -> bool:
+        return not any(tag.startswith("B-") for tag in self.tags)
 
 
 def _bridged(tags: Sequence[str], seen: Sequence[bool]) -> tuple[str, ...]:
