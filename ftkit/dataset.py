@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
-
-import numpy
-from numpy.typing import NDArray
 
 from ftkit.data.base import Row
 from ftkit.data.source import DataSource
@@ -248,26 +246,28 @@ def _notes(splits: dict[str, Sequence[Record]], task: Task, labels: Sequence[str
     if not train:
         return
     yield from task.notes(train, labels)
-    # `numpy.unique` and `numpy.isin` would load masked arrays, which take a while.
-    questions = numpy.sort(_questions(train))
-    if repeated := int(numpy.count_nonzero(questions[1:] == questions[:-1])):
+    questions = array("q", sorted(_questions(train)))
+    if repeated := sum(before == after for before, after in pairwise(questions)):
         yield f"{repeated} of {len(train)} training rows repeat an earlier text"
     for split in ("validation", "test"):
         if splits.get(split) and not labelled(splits[split]):
             yield f"the {split} rows have no labels: nothing is scored on them"
         records = splits.get(split, ())
-        asked = _questions(records)
-        shared = numpy.flatnonzero(questions.take(questions.searchsorted(asked), mode="clip") == asked)
-        if len(shared):
-            where = records[int(shared[0])].where
+        if shared := [row for row, asked in enumerate(_questions(records)) if _holds(questions, asked)]:
+            where = records[shared[0]].where
             many = "1 {split} row is" if len(shared) == 1 else "{n} {split} rows are"
             also = many.format(n=len(shared), split=split)
             yield f"{also} also in the training data (first: {where}): scores are too high"
 
 
-def _questions(records: Sequence[Record]) -> NDArray[numpy.int64]:
+def _questions(records: Sequence[Record]) -> Iterator[int]:
     """A number for each record's question: all questions themselves would be the whole text in memory.
 
     It has 64 bits: that any two of ten million questions share one happens in one run of 300,000.
     """
-    return numpy.array(array("q", (hash(record.question()) for record in records)))
+    return (hash(record.question()) for record in records)
+
+
+def _holds(ordered: Sequence[int], number: int) -> bool:
+    place = bisect_left(ordered, number)
+    return place < len(ordered) and ordered[place] == number

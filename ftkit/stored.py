@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
-
-import numpy
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 from ftkit.errors import InputError
+from ftkit.late import numpy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Row = TypeVar("Row")
 

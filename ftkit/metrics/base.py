@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from ftkit.component import Component
+from ftkit.late import numpy
 
 if TYPE_CHECKING:
     import evaluate
+    from numpy.typing import NDArray
 
-Counts = NDArray[numpy.float64]
+    Counts: TypeAlias = NDArray[numpy.float64]
+else:
+    Counts = Any
 
 
 class Metric(Component):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline
 
 _RESAMPLES = 1000

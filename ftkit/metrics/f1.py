@@ -6,8 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline, one_class, one_hot, ratio
 
 

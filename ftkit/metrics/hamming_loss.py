@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline, one_hot
 
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline, ratio
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline, ratio
 
 

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import numpy
-
+from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline, ratio
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -21,6 +21,7 @@ from ftkit.models.trust import (
     refuse_broken_weights,
     refuse_unsafe_weights,
     refuse_untrusted_code,
+    weight_files,
     weights_sha256,
 )
 
@@ -133,7 +134,6 @@ class ModelSource(Block):
         config = read_config(folder)
         self.refuse_untrusted_code(config)
         refuse_unsafe_weights(folder)
-        refuse_broken_weights(folder)
         if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
             raise InputError(
                 "no tokenizer in this model folder",
@@ -141,7 +141,7 @@ class ModelSource(Block):
                 hint="put the model's tokenizer.json and tokenizer_config.json beside its weights",
             )
         located = Located(str(folder), folder, config)
-        self._check_sha256(located)
+        self._check_weights(located)
         return located
 
     def locate_tokenizer(self) -> Located:
@@ -171,6 +171,14 @@ class ModelSource(Block):
         self._check_sha256(located)
         return located
 
+    def _check_weights(self, located: Located) -> None:
+        """Weights of the right SHA-256 are whole; others are looked at first, for an error that helps."""
+        folder = located.weights()
+        there = all(file.is_file() for file in weight_files(folder))
+        if not (self.sha256 and there and located.sha256() == self.sha256.lower()):
+            refuse_broken_weights(folder)
+            self._check_sha256(located)
+
     def _check_sha256(self, located: Located) -> None:
         if self.sha256 and (found := located.sha256()) != self.sha256.lower():
             raise InputError(
@@ -186,8 +194,7 @@ class ModelSource(Block):
             InputError: They are not in safetensors, cut short, or have another SHA-256 than the recipe says.
         """
         if located.revision is not None:
-            refuse_broken_weights(located.weights())
-            self._check_sha256(located)
+            self._check_weights(located)
 
     def refuse_untrusted_code(self, config: Mapping[str, Any]) -> None:
         """Refuse a configuration that brings code, unless the recipe trusts it."""
