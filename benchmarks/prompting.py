@@ -428,7 +428,7 @@ def quality(args: argparse.Namespace, folder: Path) -> None:
     rights: dict[str, list[list[bool]]] = {}
     for name, (method, seeds) in WAYS.items():
         started = time.perf_counter()
-        rights[name] = [answered(job, {**method, "seeds": [seed]}, folder) for seed in seeds]
+        rights[name] = [answered({**job, "method": method}, seed, folder) for seed in seeds]
         accuracies = [statistics.mean(right) for right in rights[name]]
         found[name] = {
             "accuracy": statistics.mean(accuracies),
@@ -443,12 +443,12 @@ def quality(args: argparse.Namespace, folder: Path) -> None:
     path.write_text(json.dumps({"queries": QUERIES, "ways": found}, indent=2) + "\n")
 
 
-def answered(job: Job, method: Job, folder: Path) -> list[bool]:
+def answered(job: Job, seed: int, folder: Path) -> list[bool]:
     """Which queries got the right intent."""
     import ftkit
 
-    tree = recipe_of({**job, "method": method})
-    evaluation = ftkit.evaluate({**tree, "output_dir": str(folder / "run")}, overwrite=True)
+    recipe = {**recipe_of(job), "output_dir": str(folder / "run"), "seed": seed}
+    evaluation = ftkit.evaluate(recipe, overwrite=True)
     lines = (evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     return [row["prediction"] == row["target"] for row in map(json.loads, lines)]
 
