@@ -380,7 +380,8 @@ def stopwatch(job: Figures) -> Any:
     """A callback that times optimizer steps and counts what the model is given.
 
     The same one measures both sides. ftkit's engine is a Trainer, so all it takes is one more
-    callback; the counting is a hook on the model, which sees every micro-batch. The clock runs from
+    callback; the counting is a hook on the model, which sees every micro-batch (on ftkit's side one on
+    its meter: it gives decoders no mask, and without it padding cannot be told). The clock runs from
     the end of the last warm-up step to the end of the last step: data loading, padding, forward,
     backward and optimizer are in it, tokenization and saving are not.
     """
@@ -390,15 +391,26 @@ def stopwatch(job: Figures) -> Any:
         def __init__(self) -> None:
             self.began = self.ready = self.first = self.seconds = self.cpu_seconds = 0.0
             self.rows = self.tokens = self.padded = self.squares = 0
+            self.watched = False
             self.losses: list[float] = []
             self.digests = [0]
             self.stamps: list[float] = []
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             self.model = model
-            model.register_forward_pre_hook(self.count, with_kwargs=True)
+            if not self.watched:
+                model.register_forward_pre_hook(lambda _, __, inputs: self.count(inputs), with_kwargs=True)
 
-        def count(self, model: Any, args: Any, inputs: Figures) -> None:
+        def watch(self, meter: Any) -> None:
+            self.watched, count_pass = True, meter.count_pass
+
+            def counted(part: Figures) -> None:
+                self.count(part)
+                count_pass(part)
+
+            meter.count_pass = counted
+
+        def count(self, inputs: Figures) -> None:
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             # The sum of a step's token ids tells whether both sides saw the same rows in it.
             self.digests[-1] += int((ids * mask).sum())
@@ -466,6 +478,7 @@ def train_ftkit(job: Figures, recipe: Figures) -> tuple[Any, Any]:
     # The one thing that is changed in ftkit: the engine gets a further callback.
     def with_clock(engine: Any, *args: Any, callbacks: list[Any], **options: Any) -> None:
         make(engine, *args, callbacks=[*callbacks, clock], **options)
+        clock.watch(engine.meter)
         engines.append(engine)
 
     Engine.__init__ = with_clock  # type: ignore[method-assign]

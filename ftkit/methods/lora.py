@@ -53,6 +53,9 @@ class LoRA(Method):
             UsageError: `target_modules` matches no layer of this model.
         """
         from peft import LoraConfig, get_peft_model
+        from torch import nn
+
+        from ftkit.methods.low_rank import LowRankLinear
 
         new = modules_of(loaded.new_parameters)
         config = LoraConfig(
@@ -67,6 +70,10 @@ class LoRA(Method):
             use_dora=self.use_dora,
             init_lora_weights=self.init_lora_weights,
         )
+        linear = [type(module) for module in loaded.model.modules() if isinstance(module, nn.Linear)]
+        if {*linear} == {nn.Linear}:
+            # Others, such as quantized layers, have adapters of their own in PEFT.
+            config._register_custom_module({nn.Linear: LowRankLinear})
         try:
             adapted = get_peft_model(loaded.model, config)
         except ValueError as error:

@@ -50,9 +50,11 @@ class LanguageHead(Objective):
             used = (labels != IGNORED).any(dim=0).nonzero()
             labels = labels[:, : int(used.max()) + 1 if len(used) else 1]
             inputs = {**inputs, "decoder_input_ids": shifted(labels, whole.config)}
-        if "position_ids" in inputs:
-            # Packed rows: transformers reads from the positions where each begins, but only without a
-            # mask; one of all ones would silently let them see each other.
+        if self.kind == "decoder":
+            # Rows are padded at the end, where no token before sees it; without a mask attention leaves out
+            # what is to the right, instead of computing it and throwing it away. Where rows are packed,
+            # transformers reads from the positions where each begins, but only without a mask; one of all
+            # ones would silently let them see each other.
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
         targets = labels[:, 1:] if self.kind == "decoder" else labels
         learned = targets != IGNORED
