@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from ftkit.errors import InputError, UsageError
@@ -91,13 +92,16 @@ def training_callbacks(setup: Setup, workplace: Workplace, *, validated: bool) -
     return callbacks
 
 
-def pass_overhead() -> int:
+def pass_overhead(model: nn.Module) -> int:
     """What one more forward and backward pass costs in tokens.
 
-    Little on a CPU, where it is mostly the gradient of the embeddings; much on an accelerator,
-    which many rows fill.
+    Little on a CPU, where it is mostly the gradient of the embeddings, if they are trained; much on an
+    accelerator, which many rows fill.
     """
-    return 4096 if torch.accelerator.is_available() else 400
+    if torch.accelerator.is_available():
+        return 4096
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return 400 if any(module.weight.requires_grad for module in embeddings) else 128
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class TrainedEstimator:
                 where=where if packed is None else lambda number: packed.place(number, where),
                 evaluate=evaluate,
                 callbacks=training_callbacks(self.setup, workplace, validated=evaluate is not None),
-                micro_batch_overhead=pass_overhead() if self.setup.micro_batch else None,
+                micro_batch_overhead=pass_overhead(self.model) if self.setup.micro_batch else None,
                 most_tokens=most_tokens,
             )
         # Progress and log file are our own.

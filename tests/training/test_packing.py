@@ -130,7 +130,7 @@ def test_gradients_equal_those_of_rows_of_their_own(
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     for changed in ({}, halves):
         with monkeypatch.context() as patch:
-            patch.setattr("ftkit.training.estimator.pass_overhead", lambda: 1)
+            patch.setattr("ftkit.training.estimator.pass_overhead", lambda model: 1)
             patch.setattr(
                 "ftkit.training.engine.micro_batches",
                 lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],

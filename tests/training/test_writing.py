@@ -192,7 +192,7 @@ def test_gradients_equal_plain_transformers(
         assert_same_steps(engine_gradients(recipe | {"training": recipe["training"] | halves}, patch), plain)
     cuts: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr("ftkit.training.estimator.pass_overhead", lambda: 1)
+        patch.setattr("ftkit.training.estimator.pass_overhead", lambda model: 1)
         patch.setattr(
             "ftkit.training.engine.micro_batches",
             lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],
