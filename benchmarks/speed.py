@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import chain, islice, pairwise, product
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ TOLERANCE = 0.1
 FEWEST_PAIRS = 5
 START_TOKENS = 200
 """Mean tokens a row of the start-up row."""
-SIZES = {"rows": (1_000, 10_000), "length": (32, 128, 512), "batch": (2, 8, 32, 128)}
+SIZES = {"rows": (1_000, 10_000, 100_000), "length": (32, 128, 512), "batch": (2, 8, 32, 128)}
+MIDDLE = {"rows": 10_000, "length": 128, "batch": 32}
+"""What the other two are while one changes."""
 
 BANKING = {"data": "banking77", "task": "classification", "batch": 32, "rate": 5e-4, "max_length": 128}
 WNUT = {"data": "wnut17", "task": "ner", "batch": 32, "rate": 3e-4, "max_length": 512}
@@ -278,8 +280,8 @@ def scale(args: argparse.Namespace, folder: Path) -> None:
     words = words_of(args.data)
     vocabulary = tokenizer_of_model().get_vocab()
     whole = sorted({word.lower() for word in words if word.lower() in vocabulary})
-    for rows, length, batch in product(*SIZES.values()):
-        cell: Figures = {"rows": rows, "length": length, "batch": batch}
+    for cell in sizes():
+        rows, length, batch = (cell[key] for key in SIZES)
         place = folder / f"{rows}-{length}"
         if not place.exists():
             write_rows(place, whole, (length - 2, length - 2), rows, seed=SEED)
@@ -291,15 +293,22 @@ def scale(args: argparse.Namespace, folder: Path) -> None:
             job = {"task": "classification", "batch": batch, "rate": 1e-4, "max_length": 512}
             job |= {"train": str(place / "train.jsonl"), "warm_up": WARM_UP, "steps": steps}
             figures = process({"tool": "ftkit", **job}, args)
-            kept = ("seconds", "cpu_seconds", "tokens_per_s", "mean_length", "precision", "peak_mb")
+            kept = ("ready", "seconds", "cpu_seconds", "tokens_per_s", "mean_length", "precision", "peak_mb")
             cell |= {"steps": steps, **{key: figures[key] for key in kept}}
         print(f"{cell}", flush=True)
         results = read(args.out)
         cells = [one for one in results.get("scaling", {}).get("cells", []) if not same_size(one, cell)]
-        order = list(product(*SIZES.values()))
-        cells = sorted([*cells, cell], key=lambda one: order.index(tuple(one[key] for key in SIZES)))
+        cells = sorted([*cells, cell], key=lambda one: [one[key] for key in SIZES])
         results["scaling"] = {"machine": machine(), "threads": args.threads, "cells": cells}
         write(args.out, results)
+
+
+def sizes() -> list[Figures]:
+    """Rows, length and batch of every cell: one of them changes, the others are in the middle."""
+    found: list[Figures] = []
+    for name, values in SIZES.items():
+        found += [{**MIDDLE, name: value} for value in values]
+    return [cell for place, cell in enumerate(found) if cell not in found[:place]]
 
 
 def same_size(one: Figures, other: Figures) -> bool:
@@ -573,6 +582,7 @@ def training_figures(job: Figures, clock: Any, precision: str) -> Figures:
     flops = training_flops(weights, clock.tokens, clock.squares, config.hidden_size, config.num_hidden_layers)
     rate = flops / clock.seconds / 1e9
     return {
+        "ready": round(clock.ready - job["started"], 1),
         "seconds": round(clock.seconds, 3),
         "cpu_seconds": round(clock.cpu_seconds, 3),
         "examples_per_s": round(clock.rows / clock.seconds, 2),
@@ -836,22 +846,25 @@ def shares(figures: Figures) -> Iterator[str]:
 
 
 def scaling_table(scaling: Figures) -> list[str]:
-    """Tokens a second by rows, length and batch."""
-    head = [f"batch {batch}" for batch in SIZES["batch"]]
+    """What a token costs by rows, length and batch."""
     lines = [
-        f"Training steps of ftkit, tokens/s by rows, length and batch; {scaling['threads']} threads.",
+        f"Training steps of ftkit while one size changes; {scaling['threads']} threads. `ready` is the time",
+        "from the start of the process to the first step; rows are read and tokenized in it.",
         "",
-        f"| rows | length | {' | '.join(head)} |",
-        "|---|---|" + "---|" * len(head),
+        "| rows | length | batch | ready, s | tokens/s | CPU microseconds a token |",
+        "|---|---|---|---|---|---|",
     ]
-    for rows, length in product(SIZES["rows"], SIZES["length"]):
-        found = {
-            cell["batch"]: f"{cell['tokens_per_s']:,.0f}" if "tokens_per_s" in cell else "too large"
-            for cell in scaling["cells"]
-            if (cell["rows"], cell["length"]) == (rows, length)
-        }
-        cells = [found.get(batch, "") for batch in SIZES["batch"]]
-        lines.append(f"| {rows:,} | {length} | {' | '.join(cells)} |")
+    for name in SIZES:
+        for cell in scaling["cells"]:
+            if all(cell[other] == MIDDLE[other] for other in SIZES if other != name):
+                cells = [f"{cell[key]:,}" for key in SIZES]
+                if "skipped" in cell:
+                    cells += ["", cell["skipped"], ""]
+                else:
+                    tokens = cell["tokens_per_s"] * cell["seconds"]
+                    spent = 1e6 * cell["cpu_seconds"] / tokens
+                    cells += [f"{cell['ready']:.1f}", f"{cell['tokens_per_s']:,.0f}", f"{spent:.0f}"]
+                lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -46,8 +46,9 @@ def test_table():
     pairs = [pair(0.2, 0.4), pair(0.1, 0.3)]
     figures = {"what": "--help", "a": "ftkit", "b": "trl", "steps": 1, "threads": 2, "date": "2026-01-01"}
     figures |= {"trl": "1.0", "machine": {"cores": 2}, "pairs": pairs, **speed.summary(pairs)}
-    cells = [{"rows": 1000, "length": 32, "batch": 8, "tokens_per_s": 1234.5}]
-    cells += [{"rows": 1000, "length": 32, "batch": 128, "skipped": "needs memory"}]
+    size = {"length": 128, "batch": 32}
+    cells = [{"rows": 1000, **size, "ready": 4.0, "tokens_per_s": 1000.0, "seconds": 2.0, "cpu_seconds": 3.0}]
+    cells += [{"rows": 10_000, **size, "skipped": "needs memory"}]
     text = speed.table(
         {"rows": {"P7": figures}, "scaling": {"threads": 2, "machine": {"cores": 2}, "cells": cells}}
     )
@@ -55,7 +56,14 @@ def test_table():
     assert "| 0.15 s (best 0.10), CPU 0.30 s (best 0.20) |" in text
     assert "- P7: 2026-01-01; trl 1.0, 2 threads; load before a measurement 0.1 to 0.1" in text
     assert text.count("- machine: cores 2") == 1
-    assert "| 1,000 | 32 |  | 1,234 |  | too large |" in text
+    assert "| 1,000 | 128 | 32 | 4.0 | 1,000 | 1500 |" in text
+    assert "| 10,000 | 128 | 32 |  | needs memory |  |" in text
+
+
+def test_one_size_changes_at_a_time():
+    cells = speed.sizes()
+    assert len(cells) == 3 + 3 + 4 - 2
+    assert all(sum(cell[key] != speed.MIDDLE[key] for key in speed.SIZES) <= 1 for cell in cells)
 
 
 def test_flops_of_a_step():
