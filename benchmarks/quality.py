@@ -62,6 +62,8 @@ METHODS: dict[str, list[tuple[Any, ...]]] = {
     "wnut17-smollm2-lora": [(LORA, 128, 3, 32, 1e-3)],
     "wnut17-smollm2-prompt": [(CHAT, 2048)],
 }
+# The same settings in fp32, where `auto` takes bf16; ftkit alone. The model is scored in both then.
+EXACT = ("banking77-full-fp32", "wnut17-full-fp32")
 FEW = {"train": 2000, "test": 500}
 """The rows that the methods learn from (or take shots from), and those that they are scored on."""
 
@@ -70,7 +72,7 @@ def main() -> None:
     """Choose settings, or measure with the chosen ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--only", nargs="+", choices=CANDIDATES | METHODS, metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=[*CANDIDATES, *METHODS, *EXACT], metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--choose", action="store_true", help="try the settings on validation data")
@@ -88,6 +90,8 @@ def main() -> None:
             files = write_splits(args.data, row.partition("-")[0], Path(folder))
             if row in METHODS:
                 measure(row, drawn(files), args.seeds, ["ftkit"], again=args.again)
+            elif row in EXACT:
+                measure(row, files, args.seeds, ["ftkit"], again=args.again)
             elif args.choose:
                 choose(row, files, again=args.again)
             else:
@@ -215,6 +219,8 @@ def chosen(row: str) -> dict[str, Any]:
     """The settings that a row is measured with."""
     if row in METHODS:
         return settings_of(*METHODS[row][0])
+    if row in EXACT:
+        return {**chosen(row.removesuffix("-fp32")), "precision": "fp32"}
     choices = read_json("choice.json")
     if row not in choices:
         sys.exit(f"no settings are chosen for {row}: run with --choose first")
@@ -305,6 +311,7 @@ def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
             "method": job["method"],
             "training": {**job["training"], **fixed} if trains else {},
             "metrics": [metric],
+            "engine": {"precision": job.get("precision", "auto")},
             "output_dir": folder,
             "seed": job["seed"],
         }
@@ -313,12 +320,33 @@ def run_ftkit(job: dict[str, Any]) -> dict[str, Any]:
             return {"score": metrics["metrics"][metric]["value"], "precision": metrics["precision"]}
         finished = ftkit.finetune(recipe, overwrite=True)
         training, metrics = finished.manifest["training"], finished.metrics
+        changed = {"changed_in_bf16": changed_decisions(finished.folder)} if "precision" in job else {}
     return {
         "score": metrics["metrics"][metric]["value"],
         "train_seconds": training["train_seconds"],
         "trained_parameters": training["trained_parameters"],
         "precision": metrics["precision"],
+        **changed,
     }
+
+
+def changed_decisions(run: Path) -> float:
+    """Share of the test rows for which a finished run says something else in bf16 than in fp32."""
+    import ftkit
+
+    said = []
+    for precision in ("fp32", "bf16"):
+        evaluation = ftkit.evaluate(run, [f"engine.precision={precision}"])
+        lines = (evaluation.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        said.append([answer_of(json.loads(line)["prediction"]) for line in lines])
+    return statistics.mean(one != other for one, other in zip(*said, strict=True))
+
+
+def answer_of(prediction: Any) -> Any:
+    """A prediction without its scores: a label, or the entities."""
+    if isinstance(prediction, str):
+        return prediction
+    return [(entity["start"], entity["end"], entity["label"]) for entity in prediction]
 
 
 def run_plain(job: dict[str, Any]) -> dict[str, Any]:
