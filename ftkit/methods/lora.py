@@ -55,7 +55,7 @@ class LoRA(Method):
         from peft import LoraConfig, get_peft_model
         from torch import nn
 
-        from ftkit.methods.low_rank import LowRankLinear
+        from ftkit.training.low_rank import LowRankLinear
 
         new = modules_of(loaded.new_parameters)
         config = LoraConfig(

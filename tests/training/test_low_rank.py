@@ -7,7 +7,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 import ftkit
-from ftkit.methods.low_rank import LowRankLinear
+from ftkit.training.low_rank import LowRankLinear
 
 WIDTH, RANK, SCALING = 64, 4, 2.0
 PRODUCT = "_ProductBackward"
