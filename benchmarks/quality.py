@@ -3,6 +3,7 @@
     python benchmarks/quality.py --data ../shared/data --choose          # settings, on validation data
     python benchmarks/quality.py --data ../shared/data --seeds 1 2 3     # figures, on test data
     python benchmarks/quality.py --data ../shared/data --methods         # prompt, lora and full, two models
+    python benchmarks/quality.py --data ../shared/data --only wnut17-full-fp32     # in fp32, beside bf16
 
 Every training is a process of its own. What the results hold with the same settings is kept, so
 that the measurement can be done in parts; --again does it anew.
@@ -476,7 +477,8 @@ def table(results: dict[str, Any]) -> str:
                 )
                 lines.append(f"| {row} | {tool} | {score} | {seeds} | {longest:.0f} | {used:.0f} |")
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {about}.", ""])
+    few = f"Rows that name a model: {FEW['train']:,} training rows, {FEW['test']} test rows."
+    return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {few} {about}.", ""])
 
 
 def machine() -> dict[str, Any]:
