@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,10 @@ WRITTEN = {
     "instructions": {"train": 68, "validation": 12, "test": 25},
     "summaries": {"train": 50, "validation": 10, "test": 20},
 }
+INTENTS = (
+    "cancel_order", "change_order", "item_problem", "order_status", "payment_problem", "product_question",
+    "refund_status", "return_item",
+)  # fmt: skip
 PACKAGED = re.compile(r"package:(\w+)/")
 
 
@@ -114,3 +120,45 @@ def test_an_example_with_texts_runs_with_a_tiny_model(
     assert (metrics["split"], metrics["rows"]) == ("test", 6)
     assert len(metrics["metrics"]) >= 3
     assert all(math.isfinite(score["value"]) for score in metrics["metrics"].values())
+
+
+PROMPTS = {"gpt2": "gpt2", "llama": "llama", "qwen": "qwen2", "t5": "t5", "bert": "bert"}
+"""The architecture of each recipe that prompts a model of the Hub."""
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_messages_are_prompted_with_a_tiny_model(
+    name: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = FOLDER / "support_intents" / f"prompt_{name}.yaml"
+    first, second, *_ = path.read_text().splitlines()
+    assert re.fullmatch(r"# [A-Z].{20,105}\.", first)
+    assert second == f"#   ftkit eval examples/support_intents/{path.name}"
+    model = tmp_path / "base"
+    shutil.copytree(whole(PROMPTS[name]), model)
+    if name == "qwen":
+        (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    overrides = [f"model.name_or_path={model}", "model.max_length=250", f"output_dir={tmp_path / 'run'}"]
+    if name == "bert":
+        # Tiny tokenizers know no words, only letters; this one's model has few positions, and each label is
+        # to be one token.
+        overrides += ["model.max_length=64", f"data.data_dir={beginnings(path.parent, tmp_path / 'data')}"]
+        overrides += [f"data.{split}_file=null" for split in ("train", "validation", "test")]
+        overrides += [f"method.verbalizer={json.dumps(dict(zip(INTENTS, 'abcdefgh', strict=True)))}"]
+    evaluation = ftkit.evaluate(path, overrides, limit=6)
+    assert (evaluation.metrics["split"], evaluation.metrics["rows"]) == ("test", 6)
+    assert math.isfinite(evaluation.metrics["metrics"]["accuracy"]["value"])
+    assert set(ftkit.load_recipe(path).method.verbalizer or INTENTS) == set(INTENTS)
+
+
+def beginnings(source: Path, folder: Path) -> Path:
+    """The files of an example with the first letters of their texts alone."""
+    folder.mkdir()
+    for path in source.glob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{**row, "text": row["text"][:16]} for row in csv.DictReader(file)]
+        with (folder / path.name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
