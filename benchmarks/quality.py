@@ -51,17 +51,17 @@ CANDIDATES: dict[str, list[tuple[Any, ...]]] = {
     "sec_filings-full": [(FULL, 256, 8, 32, 1e-4)],
 }
 # Rows of ftkit alone, to compare the methods on few rows. One candidate each, so nothing is chosen.
-METHODS: dict[str, list[tuple[Any, ...]]] = {
-    "snips-minilm-full": [(FULL, 64, 5, 32, 2e-4)],
-    "snips-minilm-lora": [(LORA, 64, 8, 32, 1e-3)],
-    "snips-smollm2-full": [(FULL, 64, 2, 32, 1e-4)],
-    "snips-smollm2-lora": [(LORA, 64, 3, 32, 1e-3)],
-    "snips-smollm2-prompt": [(INTENT, 2048)],
-    "wnut17-minilm-full": [(FULL, 128, 6, 32, 3e-4)],
-    "wnut17-minilm-lora": [(LORA, 128, 10, 32, 1e-3)],
-    "wnut17-smollm2-full": [(FULL, 128, 2, 32, 1e-4)],
-    "wnut17-smollm2-lora": [(LORA, 128, 3, 32, 1e-3)],
-    "wnut17-smollm2-prompt": [(CHAT, 2048)],
+METHODS: dict[str, tuple[Any, ...]] = {
+    "snips-minilm-full": (FULL, 64, 5, 32, 2e-4),
+    "snips-minilm-lora": (LORA, 64, 8, 32, 1e-3),
+    "snips-smollm2-full": (FULL, 64, 2, 32, 1e-4),
+    "snips-smollm2-lora": (LORA, 64, 3, 32, 1e-3),
+    "snips-smollm2-prompt": (INTENT, 2048),
+    "wnut17-minilm-full": (FULL, 128, 6, 32, 3e-4),
+    "wnut17-minilm-lora": (LORA, 128, 10, 32, 1e-3),
+    "wnut17-smollm2-full": (FULL, 128, 2, 32, 1e-4),
+    "wnut17-smollm2-lora": (LORA, 128, 3, 32, 1e-3),
+    "wnut17-smollm2-prompt": (CHAT, 2048),
 }
 # The same settings in fp32, where `auto` takes bf16; ftkit alone. The model is scored in both then.
 EXACT = ("banking77-full-fp32", "wnut17-full-fp32")
@@ -219,7 +219,7 @@ def choose(row: str, files: dict[str, str], *, again: bool) -> None:
 def chosen(row: str) -> dict[str, Any]:
     """The settings that a row is measured with."""
     if row in METHODS:
-        return settings_of(*METHODS[row][0])
+        return settings_of(*METHODS[row])
     if row in EXACT:
         return {**chosen(row.removesuffix("-fp32")), "precision": "fp32"}
     choices = read_json("choice.json")
@@ -246,7 +246,7 @@ def model_of(row: str) -> str:
 
 
 def measure(row: str, files: dict[str, str], seeds: list[int], tools: list[str], *, again: bool) -> None:
-    """Train the tools with the chosen settings and every seed on all of train; score them on test."""
+    """Train the tools with the chosen settings and every seed; score them on test."""
     settings, results = chosen(row), read_json("quality.json")
     data = {"train_file": files["train"], "test_file": files["test"]}
     figures = results.setdefault("rows", {}).get(row, {})

@@ -484,7 +484,7 @@ def train_ftkit(job: Figures, recipe: Figures) -> tuple[Any, Any]:
 
     clock, engines, make = stopwatch(job), [], Engine.__init__
 
-    # The one thing that is changed in ftkit: the engine gets a further callback.
+    # All that is changed in ftkit: the engine gets a further callback, and its meter is listened to.
     def with_clock(engine: Any, *args: Any, callbacks: list[Any], **options: Any) -> None:
         make(engine, *args, callbacks=[*callbacks, clock], **options)
         clock.watch(engine.meter)

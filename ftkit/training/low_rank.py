@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -69,7 +68,6 @@ class _Product(torch.autograd.Function):
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, inner = ctx.saved_tensors
         x_type, a_type, b_type = ctx.types

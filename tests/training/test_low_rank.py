@@ -1,5 +1,7 @@
 """Adapters computed in one piece: beside PEFT's own layer and double precision."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -93,7 +95,7 @@ def test_what_peft_computes_itself(why: str) -> None:
     assert PRODUCT not in type(found[0].grad_fn).__name__
 
 
-def test_a_run_computes_so(recipe: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_computes_so(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     asked, alone = [], LowRankLinear._alone
 
     def watched(layer: LowRankLinear, x: torch.Tensor) -> str | None:
@@ -101,7 +103,7 @@ def test_a_run_computes_so(recipe: dict[str, object], monkeypatch: pytest.Monkey
         return asked[-1]
 
     monkeypatch.setattr(LowRankLinear, "_alone", watched)
-    training = {**recipe["training"], "max_steps": 2}  # type: ignore[dict-item]
+    training = {**recipe["training"], "max_steps": 2}
     run = ftkit.finetune({**recipe, "method": "lora", "training": training, "engine": {"precision": "bf16"}})
     assert "default" in asked
     assert (run.folder / "model/adapter_config.json").is_file()
