@@ -10,7 +10,7 @@ dependencies.
 - `loss`: one epoch with either tool, the same settings; then the loss of the other rows' answers, by plain
   transformers code.
 - `speed`: optimizer steps over the same rows in the same order, in pairs taking turns, against TRL with its
-  defaults, and against TRL without gradient checkpointing and in bf16.
+  defaults, and against TRL without gradient checkpointing and in the precision that the machine is fast in.
 - `memory`: peaks of fresh processes over rows of one length.
 """
 
@@ -35,10 +35,12 @@ LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINING = {"learning_rate": 2e-4, "warmup_steps": 0.1, "lr_scheduler_type": "linear", "save_strategy": "no"}
 SEED = 1
-TUNED = {"gradient_checkpointing": False, "bf16": True}
+ACCUMULATION = 4
+"""Passes that TRL does a step of the loss part in, so that it pads less; ftkit cuts its steps itself."""
 WARM_UP = 2
 """Steps before the clock starts."""
-SPEED_ROWS = {"trl default": {}, "trl tuned": TUNED}
+TOOLS = ("ftkit", "trl")
+SPEED_ROWS = ("trl default", "trl tuned")
 MEMORY_ROWS = {"checkpointing, 1,024 tokens": (1024, True), "no checkpointing, 2,048 tokens": (2048, False)}
 
 
@@ -50,6 +52,8 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("loss", "speed", "memory"), default=["loss", "speed", "memory"]
     )
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="sides of the losses")
+    parser.add_argument("--rows", nargs="+", choices=SPEED_ROWS, default=SPEED_ROWS, help="rows of the speed")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps that are timed")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,7 +67,7 @@ def main() -> None:
     found = json.loads(target.read_text("utf-8")) if target.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         for part in args.only:
-            found[part] = PARTS[part](args, Path(name))
+            found[part] = found.get(part, {}) | PARTS[part](args, Path(name))
             found["machine"] = speed.machine()
             target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
@@ -76,16 +80,24 @@ def compare_losses(args: argparse.Namespace, folder: Path) -> Figures:
     train, held_out = write_chats(args.data, folder)
     job = {"train": str(train), "held_out": str(held_out), "batch": BATCH, "max_length": MAX_LENGTH}
     found: Figures = {"before": process({"tool": "score", **job}, args)["loss"]}
-    for tool, options in (("ftkit", {}), ("trl", TUNED)):
+    for tool in args.tools:
+        options = {} if tool == "ftkit" else tuned() | {"accumulation": ACCUMULATION}
         made = process({"tool": tool, **job, "epochs": 1, "save": str(folder / tool), **options}, args)
         made |= process({"tool": "score", **job, "adapter": made["adapter"]}, args)
         found[tool] = made
         print(
             f"{tool}: answer loss {made['loss']:.4f} ({found['before']:.4f} before), {made['seconds']:.0f} s"
         )
-    found["ratio"] = found["ftkit"]["loss"] / found["trl"]["loss"]
-    print(f"answer loss, ftkit / TRL: {found['ratio']:.4f}", flush=True)
+    if len(args.tools) == len(TOOLS):
+        print(f"answer loss, ftkit / TRL: {found['ftkit']['loss'] / found['trl']['loss']:.4f}", flush=True)
     return found
+
+
+def tuned() -> Figures:
+    """TRL's settings as somebody who knows the machine would choose them: bf16 where it is fast in it."""
+    from ftkit.training.precision import resolve_precision
+
+    return {"gradient_checkpointing": False, "bf16": resolve_precision("auto") == "bf16"}
 
 
 def compare_speed(args: argparse.Namespace, folder: Path) -> Figures:
@@ -99,7 +111,8 @@ def compare_speed(args: argparse.Namespace, folder: Path) -> Figures:
         "steps": args.steps,
     }
     found: Figures = {}
-    for name, options in SPEED_ROWS.items():
+    for name in args.rows:
+        options = tuned() if name == "trl tuned" else {}
         pairs: list[Figures] = []
         for number in range(args.pairs):
             sides = [("a", {"tool": "ftkit", **job}), ("b", {"tool": "trl", **job, **options})]
@@ -121,10 +134,10 @@ def compare_memory(args: argparse.Namespace, folder: Path) -> Figures:
         train = write_long_chats(args.data, folder, length)
         job = {"train": str(train), "batch": 4, "max_length": length, "warm_up": 1, "steps": 1}
         options = {"gradient_checkpointing": checkpointing, "bf16": True}
-        peaks = {tool: process({"tool": tool, **job, **options}, args) for tool in ("ftkit", "trl")}
+        peaks = {tool: process({"tool": tool, **job, **options}, args) for tool in TOOLS}
         ratio = peaks["ftkit"]["peak_mb"] / peaks["trl"]["peak_mb"]
         found[name] = {"ratio": ratio, **peaks}
-        sizes = " and ".join(f"{peaks[tool]['peak_mb']:,} MB" for tool in ("ftkit", "trl"))
+        sizes = " and ".join(f"{peaks[tool]['peak_mb']:,} MB" for tool in TOOLS)
         print(f"{name}: {sizes}, {ratio:.2f}", flush=True)
     return found
 
@@ -252,13 +265,15 @@ def run_trl(job: Figures) -> Figures:
     chats = [json.loads(line)["messages"] for line in ordered.read_text(encoding="utf-8").splitlines()]
     rows = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats]
     options = {name: job[name] for name in ("gradient_checkpointing", "bf16") if name in job}
+    passes = job.get("accumulation", 1)
     clock = speed.stopwatch(job) if "steps" in job else None
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         arguments = trl.SFTConfig(
             output_dir=name, seed=SEED, use_cpu=True, report_to="none", disable_tqdm=True,
             max_length=job["max_length"], train_sampling_strategy="sequential",
-            per_device_train_batch_size=job["batch"], **TRAINING, **length_of(job), **options,
+            per_device_train_batch_size=job["batch"] // passes, gradient_accumulation_steps=passes,
+            **TRAINING, **length_of(job), **options,
         )  # fmt: skip
         trainer = trl.SFTTrainer(
             AutoModelForCausalLM.from_pretrained(model_folder()),
