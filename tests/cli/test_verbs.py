@@ -188,8 +188,10 @@ def test_python_predicts_with_a_model_that_is_loaded_once(
     monkeypatch.setattr(TrainedEstimator, "load", counted)
     run = library.Run.load(finished)
     texts = ["the red one", "a green one"]
-    (one,), (other,) = (library.predict(run, [text]) for text in texts)
-    assert library.predict(run, texts) == [one, other]
+    alone = [one for text in texts for one in library.predict(run, [text])]
+    for one, together in zip(alone, library.predict(run, texts), strict=True):
+        assert one.value == together.value
+        assert one.scores == pytest.approx(together.scores, abs=1e-6)
     assert loads == [finished / "model"]
 
 
