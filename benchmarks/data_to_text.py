@@ -26,16 +26,16 @@ References = dict[str, list[str]]
 """The sentences of every record, by its meaning representation."""
 
 SIZES = {
-    "d_model": 256,
-    "d_ff": 1024,
+    "d_model": 192,
+    "d_ff": 512,
     "d_kv": 64,
-    "num_heads": 4,
-    "num_layers": 3,
-    "num_decoder_layers": 3,
+    "num_heads": 3,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
     "dropout_rate": 0.1,
 }
 TRAINING = {
-    "num_train_epochs": 14,
+    "num_train_epochs": 12,
     "per_device_train_batch_size": 32,
     "learning_rate": 1e-3,
     "warmup_steps": 0.05,

@@ -308,6 +308,8 @@ def test_a_fresh_model_and_one_from_its_run(
     tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
     text = "the red ball"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True).strip() == text
+    # By its own recipe, which says that the model was fresh.
+    assert ftkit.evaluate(run.folder).metrics == run.metrics
     second = tree_of("classification", run.folder, data, output_dir=str(tmp_path / "classified"))
     second["model"] = {"name_or_path": str(run.folder)}
     chained = ftkit.finetune(second | {"training": quick})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ftkit.component import Block
 from ftkit.errors import InputError
@@ -86,6 +86,11 @@ class ModelSource(Block):
         if self.tokenizer is None:
             raise ValueError("from_config needs a tokenizer: a model's, or {type: bpe} to train one")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_name(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe that is written must read back, and an empty path is refused there."""
+        return {key: value for key, value in values(self).items() if value or key != "name_or_path"}
 
     @property
     def name(self) -> str:

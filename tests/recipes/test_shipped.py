@@ -18,6 +18,7 @@ from standins import STANDINS
 import ftkit
 from ftkit.metrics.base import Headline
 from ftkit.recipe import Recipe, shipped
+from ftkit.recipe.loading import to_yaml
 from ftkit.tagging import tag_names
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
@@ -137,6 +138,12 @@ def test_its_model_and_data_have_a_stand_in(name: str) -> None:
     assert recipe.model.name in MODELS, "add the model to MODELS above"
     assert data_of(recipe) in STANDINS, "add the data set to standins.py"
     assert recipe.task.type in OUTPUTS, "add the task to OUTPUTS above"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reads_back_as_it_is_written(name: str) -> None:
+    written = to_yaml(ftkit.load_recipe(name))
+    assert to_yaml(ftkit.load_recipe(yaml.safe_load(written))) == written
 
 
 @pytest.mark.parametrize("name", NAMES)

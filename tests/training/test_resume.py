@@ -48,12 +48,23 @@ def files(folder: Path) -> tuple[bytes, list[str]]:
     return weights.read_bytes(), (folder / "log.jsonl").read_text().splitlines()
 
 
-@pytest.mark.parametrize("stopped_at", [11, 27, 32, 37])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("method", "stopped_at", "streaming"),
+    [
+        *((method, after, False) for method in ("full", "lora") for after in (11, 27, 32, 37)),
+        ("full", 27, True),
+    ],
+)
 def test_resume_is_exact(
-    method: str, stopped_at: int, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    stopped_at: int,
+    streaming: bool,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe |= {"method": method, "training": TRAINING, "early_stopping": {"patience": 4}}
+    recipe["data"]["streaming"] = streaming
     straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
     with monkeypatch.context() as patch:
         stop_after(stopped_at, patch)
