@@ -234,8 +234,11 @@ def _cut_fractions(
         groups = (task.stratum(record) for record in train)
         splits["train"], splits[split] = stratified_split(train, groups, share, data.split_seed)
         if not splits[split] or not splits["train"]:
+            lines = "; a .txt file is one row, data.format: lines makes each of its lines one"
             raise InputError(
-                f"{split}_fraction: {fraction} of {whole} rows leaves the train or {split} split empty"
+                f"{split}_fraction: {fraction} of {whole} rows leaves the train or {split} split empty",
+                where=train[0].where,
+                hint=f"name a data.{split}_file or hold out a larger share{lines if whole == 1 else ''}",
             )
     return {split: splits[split] for split in SPLITS if split in splits}
 

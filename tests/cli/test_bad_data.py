@@ -106,7 +106,11 @@ def test_encoding(
             "no column 7 for the field 'label'",
             "found: 0, 1",
         ),
-        ("{train_file: train.csv, test_fraction: 0.01}", "leaves the train or test split empty", ""),
+        (
+            "{train_file: train.csv, test_fraction: 0.01}",
+            "leaves the train or test split empty",
+            "name a data.test_file or hold out a larger share",
+        ),
         ("{dataset_name: ./nowhere}", "FOLDER/nowhere", ""),
     ],
 )
