@@ -32,12 +32,13 @@ SIZES = {
     "num_heads": 3,
     "num_layers": 2,
     "num_decoder_layers": 2,
-    "dropout_rate": 0.1,
+    "dropout_rate": 0.0,
 }
 TRAINING = {
-    "num_train_epochs": 12,
-    "per_device_train_batch_size": 32,
-    "learning_rate": 1e-3,
+    "num_train_epochs": 6,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1.5e-3,
+    "adam_beta2": 0.98,
     "warmup_steps": 0.05,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -133,7 +134,7 @@ def train(
             "task": "text2text",
             "model": {
                 "from_config": {"model_type": "t5", **SIZES},
-                "tokenizer": {"type": "unigram", "vocab_size": 1500},
+                "tokenizer": {"type": "bpe", "vocab_size": 1500},
                 "max_length": 256,
             },
             "data": {

@@ -100,6 +100,9 @@ class Writing:
     octets: int = 0
     start: int = -1
 
+    def __str__(self) -> str:
+        return self.text
+
 
 Target: TypeAlias = str | tuple[str, ...] | Entities | RawTags | RawSpans | float | Writing
 """What is asked of a row: one label, the set of its labels (sorted), its entities (raw until the task
@@ -165,7 +168,8 @@ class Prediction:
     """An answer to one record: `value` has the type of the record's target.
 
     Attributes:
-        value: The predicted label, the tuple of predicted labels, the entities, the number, or the text.
+        value: The predicted label, the tuple of predicted labels, the entities, the number, or the text (a
+            `Writing`, which prints as its text).
         scores: Probability of every label, each in [0, 1]; entities carry their own.
         failed: What the model wrote that could not be read as an answer; empty where all of it could.
     """
