@@ -104,7 +104,14 @@ def solve(
     scores, predictions = None, list[Prediction]()
     if scored := _scored_split(dataset, split):
         log.info("Evaluating on %s", scored)
-        scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, scored)
+        try:
+            scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, scored)
+        except InputError as error:
+            if not recipe.method.trains:
+                raise
+            # What was trained is not to be lost for rows that cannot be scored.
+            log.warning("  note: nothing is scored: %s", error)
+            scored = ""
     if main:
         head = recipe.task.head(dataset.labels, learned).config
         run.finish(

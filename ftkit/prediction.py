@@ -154,6 +154,6 @@ def records_of_file(run: Run, path: Path, limit: int | None = None) -> Iterator[
 
 def _decoded(line: bytes, number: int) -> str:
     try:
-        return line.decode("utf-8").rstrip("\r\n")
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         raise InputError("is not UTF-8 text", where=f"standard input, line {number}") from None

@@ -21,6 +21,7 @@ from test_round_trip import fresh
 from training.test_writing import build_loud
 from transformers import AutoModel, AutoTokenizer
 
+import ftkit
 from ftkit.cli import main
 from ftkit.data.source import DataSource
 from ftkit.dataset import load_records
@@ -428,7 +429,7 @@ def test_what_ends_an_answer_is_saved(name: str, runs: dict[str, Case]) -> None:
     assert says or "eos_token_id" in snippet(case)
 
 
-def test_text_and_pipe_and_file_say_the_same(runs: dict[str, Case]) -> None:
+def test_text_and_pipe_and_file_and_python_say_the_same(runs: dict[str, Case]) -> None:
     case = runs["gpt2-text2text-full"]
     asked = [row["text"] for row in case.rows[:3]]
     expected = case.written["saved"][:3]
@@ -441,6 +442,7 @@ def test_text_and_pipe_and_file_say_the_same(runs: dict[str, Case]) -> None:
     assert typed.stdout.rstrip("\n").splitlines() == [line.rstrip("\n") for line in shown]
     limited = command("predict", "run", "rows.jsonl", "--limit", 2, cwd=case.folder)
     assert answers(limited.stdout) == expected[:2]
+    assert [str(one.value) for one in ftkit.predict(case.folder / "run", asked)] == expected
 
 
 def test_a_conversation_by_pipe(runs: dict[str, Case]) -> None:

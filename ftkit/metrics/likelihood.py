@@ -49,7 +49,9 @@ class Perplexity(Likelihood):
     type: Literal["perplexity"] = "perplexity"
 
     def from_counts(self, sums: Counts) -> Counts:
-        return numpy.exp(numpy.minimum(_mean(sums[..., 0], sums[..., 1]), 700.0))
+        mean = _mean(sums[..., 0], sums[..., 1])
+        # A loss too large to be put in the exponent is a number all the same; that of no token is none.
+        return numpy.where(numpy.isfinite(mean), numpy.exp(numpy.minimum(mean, 700.0)), mean)
 
 
 class BitsPerByte(Likelihood):

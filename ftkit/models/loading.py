@@ -83,7 +83,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         tokenizer=tokenizer,
         new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
         max_length=longest_input(config, tokenizer, source.max_length),
-        source=source.name,
+        source=source.base,
         revision=located.revision,
         auto_class=str(head.auto_class),
     )

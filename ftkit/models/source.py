@@ -98,6 +98,11 @@ class ModelSource(Block):
         return self.name_or_path or f"a new {(self.from_config or {})['model_type']}"
 
     @property
+    def base(self) -> str:
+        """The name by which others find it: of a run, the folder of its model."""
+        return str(_model_of_run(Path(self.name_or_path)) or self.name_or_path)
+
+    @property
     def is_package(self) -> bool:
         return self.name_or_path.startswith(PACKAGE_PREFIX)
 
@@ -155,6 +160,7 @@ class ModelSource(Block):
         if self.is_package:
             path = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
         if path.is_dir():
+            path = _model_of_run(path) or path
             return Located(str(path), path, {})
         return Located(self.name_or_path, None, {}, revision=self.revision or "main")
 
@@ -208,7 +214,7 @@ class ModelSource(Block):
     def snippet(self) -> str:
         """Python lines that set `base` to what `from_pretrained` takes, for the model card."""
         if not self.is_package:
-            name = self.name_or_path
+            name = self.base
             return f"base = {name.rpartition('/')[0] if self.is_gguf else name!r}"
         package, _, rest = self.name_or_path.removeprefix(PACKAGE_PREFIX).partition("/")
         folder = rest.rpartition("/")[0] if self.is_gguf else rest
@@ -276,21 +282,28 @@ def _is_local(name: str) -> bool:
     return name.startswith((PACKAGE_PREFIX, "./", "../", "~")) or path.is_absolute() or path.is_dir()
 
 
+def _model_of_run(folder: Path) -> Path | None:
+    """What a run folder holds as its model; `None` where this is another folder, or none."""
+    model = folder / "model"
+    return model if (folder / "manifest.json").is_file() and model.is_dir() else None
+
+
 def _of_run(folder: Path) -> Path:
     """The model of a run folder; any other folder as it is.
 
     Raises:
         InputError: The run holds adapters, not a whole model.
     """
-    if not (folder / "manifest.json").is_file() or not (folder / "model").is_dir():
+    model = _model_of_run(folder)
+    if model is None:
         return folder
-    if (folder / "model" / "adapter_config.json").is_file():
+    if (model / "adapter_config.json").is_file():
         raise InputError(
             "the run holds adapters, which need their base model",
             where=str(folder),
             hint=f"ftkit export {folder} --merge, then name the folder that it writes",
         )
-    return folder / "model"
+    return model
 
 
 def _in_package(name: str) -> Path:
