@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,14 @@ from ftkit.errors import UsageError
 from ftkit.families.base import Family
 from ftkit.models.trust import read_config
 from ftkit.recipe import Recipe
-from ftkit.records import Record, Writing
+from ftkit.records import Record
 from ftkit.training.setup import Estimator, Head, Loaded, Setup
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ftkit.run import Run
+    from ftkit.training.heads import Objective
 
 
 def make_estimator(
@@ -39,7 +42,8 @@ def make_estimator(
     """
     from ftkit.models import loading
 
-    model = _Model(recipe, recipe.method.head(recipe.task.head(labels, learned)), train)
+    objective = partial(_objective, recipe, labels, learned)
+    model = _Model(recipe, recipe.method.head(recipe.task.head(labels, learned)), objective, train)
     stopping = recipe.early_stopping
     return recipe.method.estimator(
         Setup(
@@ -47,7 +51,7 @@ def make_estimator(
             load=model.load,
             load_finished=model.load_finished,
             load_tokenizer=loading.load_saved_tokenizer,
-            objective=partial(_objective, recipe, labels, learned),
+            objective=lambda config: objective(family_of(recipe, config.to_dict()).name()),
             arguments=recipe.arguments,
             precision=recipe.engine.precision,
             micro_batch=recipe.engine.micro_batch == "auto",
@@ -73,15 +77,17 @@ class _Model:
     Attributes:
         recipe: The complete recipe.
         head: The head, for a model of any family.
+        objective: Makes the task's objective for a family.
         train: Training records, from which a fresh model's tokenizer is learned.
     """
 
     recipe: Recipe
     head: Head
+    objective: Callable[[str], Objective]
     train: Sequence[Record]
 
-    def load(self) -> Loaded:
-        """The pretrained model, or a fresh one."""
+    def load(self, tokenizer: Path | None = None) -> Loaded:
+        """The pretrained model, or a fresh one; `tokenizer` is the file of one that was trained before."""
         from ftkit.models import fresh, loading
 
         source = self.recipe.model
@@ -91,7 +97,8 @@ class _Model:
             loaded = loading.load(located, source, head)
         else:
             family, head = self._of(dict(source.from_config))
-            loaded = fresh.build(source, head, family.name(), lambda: texts_of(self.train))
+            texts = partial(texts_of, self.train, self.objective(family.name()))
+            loaded = fresh.build(source, head, family.name(), texts, tokenizer)
         family.complete(loaded)
         return loaded
 
@@ -109,22 +116,32 @@ class _Model:
         return family, Head(self.head.auto_class or family.language_model, self.head.config)
 
 
-def _objective(recipe: Recipe, labels: Sequence[str], learned: Mapping[str, Any], config: Any) -> Any:
-    """The task's objective for a model with this configuration."""
+def _objective(recipe: Recipe, labels: Sequence[str], learned: Mapping[str, Any], family: str) -> Objective:
+    """The task's objective for a model of this family."""
     smoothing = recipe.arguments.get("label_smoothing_factor", 0.0)
-    family = family_of(recipe, config.to_dict()).name()
     return recipe.task.objective(labels, learned, family=family, label_smoothing=smoothing)
 
 
-def texts_of(records: Sequence[Record]) -> Iterator[str]:
-    """All texts of records: what is asked, said before, and answered."""
+def texts_of(
+    records: Sequence[Record], objective: Objective, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """All that a model reads and writes of records, for a tokenizer that is still to be trained.
+
+    Args:
+        records: With their answers.
+        objective: What the model learns of them.
+        tokenizer: Its chat template, where it has none, becomes that of the recipe.
+    """
+    from ftkit.training.writing import WritingHead
+
+    if isinstance(objective, WritingHead):
+        objective.prepare(tokenizer, 0)
+        yield from (objective.render(record, tokenizer).text for record in records)
+        return
     for record in records:
         yield record.text
         if record.text_pair is not None:
             yield record.text_pair
-        yield from (turn.content for turn in record.turns[:-1])
-        if isinstance(record.target, Writing) and record.target.text != record.text:
-            yield record.target.text
 
 
 def finished_estimator(run: Run) -> Estimator:

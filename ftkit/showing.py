@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,8 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
 
     dataset = load_records(recipe.data, recipe.task)
     train = dataset["train"]
-    family, tokenizer, longest = _reader(recipe, train)
     known = recipe.task.learned(train, dataset.labels)
-    objective = recipe.task.objective(dataset.labels, known, family=family, label_smoothing=0.0)
+    objective, tokenizer, longest = _reader(recipe, train, known, dataset.labels)
     objective.prepare(tokenizer, longest)
     # Which rows share a sequence is known when all are.
     looked = train if objective.packing else train[: max(count, _FEWEST_ROWS)]
@@ -118,19 +118,26 @@ def training_examples(recipe: Recipe, count: int) -> list[Example]:
     return [example(number, row) for number, row in enumerate(islice(features, count))]
 
 
-def _reader(recipe: Recipe, train: Sequence[Record]) -> tuple[str, PreTrainedTokenizerBase, int]:
-    """The family of the recipe's model, its tokenizer, and the most tokens that it reads."""
+def _reader(
+    recipe: Recipe, train: Sequence[Record], known: Mapping[str, Any], labels: Sequence[str]
+) -> tuple[Objective, PreTrainedTokenizerBase, int]:
+    """What the recipe's model learns, its tokenizer, and the most tokens that it reads."""
     from ftkit.models import fresh, loading
+
+    def objective(family: str) -> Objective:
+        return recipe.task.objective(labels, known, family=family, label_smoothing=0.0)
 
     source = recipe.model
     if source.from_config is not None:
         family = family_of(recipe, source.from_config).name()
-        return family, fresh.tokenizer_of(source, family, lambda: texts_of(train)), source.max_length or 512
+        learned = objective(family)
+        tokenizer = fresh.tokenizer_of(source, family, partial(texts_of, train, learned))
+        return learned, tokenizer, source.max_length or 512
     located = source.locate().ready()
     found = loading.load_config(located, source)
-    family = family_of(recipe, found.to_dict()).name()
+    learned = objective(family_of(recipe, found.to_dict()).name())
     tokenizer = loading.load_tokenizer(located, source)
-    return family, tokenizer, loading.longest_input(found, tokenizer, source.max_length)
+    return learned, tokenizer, loading.longest_input(found, tokenizer, source.max_length)
 
 
 def _tokens(

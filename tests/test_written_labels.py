@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 import ftkit
 from ftkit.records import Entities, Record, Span, Writing
+from ftkit.showing import training_examples
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
 from ftkit.training.question_head import QuestionHead
 from ftkit.words import entities_by_characters, words_of
@@ -315,6 +316,36 @@ def test_a_fresh_model_and_one_from_its_run(
     chained = ftkit.finetune(second | {"training": quick})
     assert chained.manifest["base_model"]["source"] == str(run.folder)
     assert len(chained.manifest["base_model"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("gpt2", "character"), ("llama", "unigram"), ("t5", "wordpiece")]
+)
+@pytest.mark.parametrize("task", ["classification", "ner"])
+def test_a_trained_tokenizer_knows_what_is_written(
+    task: str, architecture: str, kind: str, tmp_path: Path
+) -> None:
+    """Labels, marks of entities and the template's words, of which the texts have none."""
+    rows = [
+        {"text": "aa bb", "entities": [[0, 2, "NEW_TOWN"]]}
+        if task == "ner"
+        else {"text": "aa bb", "label": name}
+        for name in ("refund_status", "x-ray?")
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tree = tree_of(
+        {"type": task, "formulation": "text"},
+        tmp_path,
+        {"train_file": str(tmp_path / "train.jsonl")},
+        output_dir="never",
+    )
+    tree["model"] = {
+        "from_config": {"model_type": architecture, **FRESH[architecture]},
+        "tokenizer": {"type": kind, "vocab_size": 300},
+        "max_length": 64,
+    }
+    for example in training_examples(ftkit.load_recipe(tree), 2):
+        assert not {"<unk>", "[UNK]"} & {*example.reads, *example.answer.split()}
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class LoRA(Method):
         from peft import PeftModel
 
         _refuse_foreign_code(folder)
-        model: Any = PeftModel.from_pretrained(setup.load().model, str(folder))
+        model: Any = PeftModel.from_pretrained(setup.load(None).model, str(folder))
         return model.eval()
 
 

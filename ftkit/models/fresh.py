@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -15,27 +17,34 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from ftkit.errors import InputError
 from ftkit.models.loading import explained, load_tokenizer, longest_input
 from ftkit.models.source import FreshTokenizer, ModelSource
+from ftkit.training.processes import from_main_process
 from ftkit.training.setup import Head, Loaded
 
 log = logging.getLogger("ftkit")
 _SENTINELS = 100
 _END = "<|endoftext|>"
+_BEGINNING = "▁"
 
 
-def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iterator[str]]) -> Loaded:
+Texts = Callable[[PreTrainedTokenizerFast], Iterator[str]]
+"""All that a model will read and write, given a tokenizer that knows the special tokens and nothing else."""
+
+
+def build(source: ModelSource, head: Head, family: str, texts: Texts, kept: Path | None = None) -> Loaded:
     """A model with random weights, by the seed that is set.
 
     Args:
         source: Its configuration, and which tokenizer it has.
         head: The head, its auto class known.
         family: `decoder`, `encoder` or `encoder_decoder`.
-        texts: The training texts, for a tokenizer that is trained.
+        texts: For a tokenizer that is trained.
+        kept: The file of a tokenizer that an earlier start has trained; it is taken if it is there.
 
     Raises:
         InputError: transformers refuses the configuration.
     """
     assert source.from_config is not None
-    tokenizer = tokenizer_of(source, family, texts)
+    tokenizer = tokenizer_of(source, family, texts, kept)
     values = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -60,10 +69,11 @@ def build(source: ModelSource, head: Head, family: str, texts: Callable[[], Iter
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.name,
         auto_class=str(head.auto_class),
+        own_tokenizer=not isinstance(source.tokenizer, str),
     )
 
 
-def tokenizer_of(source: ModelSource, family: str, texts: Callable[[], Iterator[str]]) -> Any:
+def tokenizer_of(source: ModelSource, family: str, texts: Texts, kept: Path | None = None) -> Any:
     """The tokenizer of a fresh model: another model's, or one that is trained."""
     if isinstance(source.tokenizer, str):
         borrowed = ModelSource(
@@ -73,21 +83,39 @@ def tokenizer_of(source: ModelSource, family: str, texts: Callable[[], Iterator[
         )
         return load_tokenizer(borrowed.locate_tokenizer(), borrowed)
     assert source.tokenizer is not None
+    if kept is not None and kept.is_file():
+        return _with_names(Tokenizer.from_file(str(kept)), family)
     return train_tokenizer(source.tokenizer, family, texts)
 
 
-def train_tokenizer(
-    settings: FreshTokenizer, family: str, texts: Callable[[], Iterator[str]]
-) -> PreTrainedTokenizerFast:
-    """A tokenizer learned from texts, with the special tokens that the family needs."""
-    special = _SPECIAL[family]
-    tokenizer = _TRAINED[settings.type](settings.vocab_size, list(special["all"]), texts)
-    number = {token: tokenizer.token_to_id(token) for token in special["all"]}
-    if around := special["around"]:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=around[0], pair=around[1], special_tokens=list(number.items())
+def train_tokenizer(settings: FreshTokenizer, family: str, texts: Texts) -> PreTrainedTokenizerFast:
+    """A tokenizer learned from texts, with the special tokens that the family needs.
+
+    One process trains it and the others get it: no two would give all tokens the same numbers.
+    """
+
+    def trained() -> str:
+        special = list(_SPECIAL[family]["all"])
+        known = Tokenizer(models.WordLevel({token: n for n, token in enumerate(special)}, _unknown(special)))
+        blank = _with_names(known, family)
+        marks = re.compile("|".join(map(re.escape, special)))
+        tokenizer = _TRAINED[settings.type](
+            settings.vocab_size, special, lambda: (marks.sub(" ", text) for text in texts(blank))
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special["named"])
+        if around := _SPECIAL[family]["around"]:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=around[0],
+                pair=around[1],
+                special_tokens=[(token, tokenizer.token_to_id(token)) for token in special],
+            )
+        return str(tokenizer.to_str())
+
+    return _with_names(Tokenizer.from_str(from_main_process(trained)), family)
+
+
+def _with_names(tokenizer: Tokenizer, family: str) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers knows it."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL[family]["named"])
 
 
 # What each family's tokens are called, and where they stand: those of GPT-2, BERT and T5.
@@ -150,17 +178,32 @@ def _bpe(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> T
 
 
 def _wordpiece(size: int, special: list[str], texts: Callable[[], Iterator[str]]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token=_unknown(special)))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    """Merges of characters as in byte-pair encoding, on words whose beginning is marked.
+
+    The trainer that tokenizers has for such vocabularies numbers characters by chance, and by these
+    numbers it breaks ties: no two of its results are the same.
+    """
+    words = (normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer())
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = words[0]
+    learner.pre_tokenizer = pre_tokenizers.Sequence([words[1], pre_tokenizers.Metaspace(_BEGINNING)])
+    alphabet = list(string.ascii_lowercase + string.digits + string.punctuation)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    learner.train_from_iterator(texts(), trainer)
+    numbers = learner.get_vocab()
+    learned = [token for token in sorted(numbers, key=numbers.__getitem__) if token != _BEGINNING]
+    single = [token for token in learned if len(token) == 1]
+    longer = [
+        token.removeprefix(_BEGINNING) if token.startswith(_BEGINNING) else f"##{token}"
+        for token in learned
+        if len(token) > 1
+    ]
+    tokens = dict.fromkeys([*special, *single, *(f"##{token}" for token in single), *longer])
+    vocabulary = {token: number for number, token in enumerate(list(tokens)[: max(size, len(special))])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_unknown(special)))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        special_tokens=special,
-        initial_alphabet=list(string.ascii_lowercase + string.digits + string.punctuation),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts(), trainer)
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 

@@ -287,7 +287,7 @@ class PromptEstimator:
 
     @cached_property
     def _loaded(self) -> Loaded:
-        loaded = self.setup.load()
+        loaded = self.setup.load(None)
         if loaded.new_parameters:
             raise InputError(
                 "the checkpoint has no language model head (its weights would be random: "

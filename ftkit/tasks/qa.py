@@ -179,7 +179,6 @@ def _answer(answers: Any, start: Any, context: str, where: str) -> Writing | Non
     if isinstance(answers, Mapping):
         answers, start = answers.get("text"), answers.get("answer_start")
     texts = [answers] if isinstance(answers, str) else answers
-    starts = [start] if isinstance(start, int) else start
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"the answers are {answers!r:.80}", where=where,
@@ -188,14 +187,44 @@ def _answer(answers: Any, start: Any, context: str, where: str) -> Writing | Non
     if not texts or not texts[0].strip():
         return Writing("")
     known = Writing(texts[0], tuple(dict.fromkeys(texts[1:])))
-    if not isinstance(starts, list) or not starts or not isinstance(starts[0], int):
+    starts = _starts(start, len(texts), where)
+    if not starts:
         return replace(known, start=context.find(known.text))
-    found = context[starts[0] : starts[0] + len(known.text)]
-    if found != known.text:
-        raise InputError(
-            f"the answer {known.text!r:.60} does not stand at character {starts[0]} of the context "
-            f"(there is {found!r:.60})",
-            where=where,
-            hint="correct answer_start, or leave it out to look the answer up",
-        )
+    for text, first in zip(texts, starts, strict=True):
+        found = context[first : first + len(text)]
+        if found != text:
+            raise InputError(
+                f"the answer {text!r:.60} does not stand at character {first} of the context "
+                f"(there is {found!r:.60})",
+                where=where,
+                hint="correct answer_start, or leave it out to look the answer up",
+            )
     return replace(known, start=starts[0])
+
+
+def _starts(start: Any, answers: int, where: str) -> list[int]:
+    """The first character of each answer; empty where the data does not say.
+
+    Raises:
+        InputError: They are no characters, or not one for each answer.
+    """
+    given = start if isinstance(start, list) else [] if start is None or start == "" else [start]
+    found = [_whole(one) for one in given]
+    numbers = [one for one in found if one is not None and one >= 0]
+    if given and (len(numbers) < len(given) or len(given) != answers):
+        raise InputError(
+            f"answer_start is {start!r:.80}", where=where,
+            hint=f"the number of the first character of the answer, from 0; here {answers} in all",
+        )  # fmt: skip
+    return numbers
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also as csv files and floats hold it."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        return int(value) if value.strip().isdecimal() else None
+    return value if isinstance(value, int) else None

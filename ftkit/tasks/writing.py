@@ -32,7 +32,8 @@ class WritingTask(Task):
 
     truncation: Literal["left", "right", "drop", "error"] = "left"
     """What happens to a row longer than `model.max_length`: the left or right end of its input is cut,
-    the row is left out of training, or it is an error. An answer is never cut."""
+    the row is left out of training, or it is an error. An answer is never cut; in a conversation, an earlier
+    one of which a part is cut is not learned."""
     packing: bool = False
     """Whether training rows share sequences of `model.max_length` tokens without seeing each other
     (decoders); `per_device_train_batch_size` then counts sequences."""

@@ -99,7 +99,8 @@ class TrainedEstimator:
             keep_memory()
         self.arguments = training_arguments(self.setup, self.precision, workplace, validated=bool(validation))
         set_seed(self.setup.seed)
-        loaded = self.setup.load()
+        loaded = self.setup.load(workplace.tokenizer if workplace.resume else None)
+        self.own_tokenizer = loaded.own_tokenizer
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
         lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
@@ -183,6 +184,8 @@ class TrainedEstimator:
             InputError: The saved model does not predict what the trained one did.
         """
         engine = self.engine
+        if self.own_tokenizer and processes().is_main_process:
+            self._keep_tokenizer(workplace.tokenizer)
         figures = self._describe(self.encoded, len(train))
         if isinstance(packed := engine.rows.features, Packed):
             figures["packed_sequences"] = self._describe_packing(packed)
@@ -207,6 +210,14 @@ class TrainedEstimator:
         processes().wait_for_everyone()
         self._compare_saved(workplace.model)
         return figures
+
+    def _keep_tokenizer(self, path: Path) -> None:
+        """Leave a trained tokenizer for a resumed run: another one would give its tokens other numbers."""
+        tokenizer: Any = self.tokenizer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(".part")
+        tokenizer.backend_tokenizer.save(str(whole))
+        whole.replace(path)
 
     def save(self, folder: Path, engine: Engine, weights: dict[str, Tensor] | None) -> None:
         """Write the model and its tokenizer; the weights are given where the model is sharded."""

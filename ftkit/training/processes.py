@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 Share = TypeVar("Share")
+Made = TypeVar("Made")
 
 
 def is_main_process() -> bool:
@@ -27,6 +28,17 @@ def processes() -> PartialState:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def from_main_process(make: Callable[[], Made]) -> Made:
+    """What the main process makes, in every process; it must be possible to pickle it."""
+    from accelerate.utils import broadcast_object_list
+
+    state = processes()
+    made: list[Any] = [make() if state.is_main_process else None]
+    if state.num_processes > 1:
+        broadcast_object_list(made)
+    return cast("Made", made[0])
 
 
 def shared(batches: Sequence[Share]) -> Iterator[tuple[Share, bool]]:

@@ -29,6 +29,7 @@ class Loaded:
         source: What the recipe calls the model, for an adapter to name its base.
         revision: Its revision, likewise.
         auto_class: The transformers auto class that loaded it.
+        own_tokenizer: Whether the tokenizer was trained for it.
     """
 
     model: PreTrainedModel
@@ -38,6 +39,7 @@ class Loaded:
     source: str = ""
     revision: str | None = None
     auto_class: str = ""
+    own_tokenizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Setup:
 
     Attributes:
         labels: Label names in the model's order.
-        load: Loads the pretrained model with the head that the method needs.
+        load: Loads the model with the head that the method needs; a fresh one with the tokenizer in that
+            file, if it is there, else with one that it trains.
         load_finished: Loads a model that a run saved whole.
         load_tokenizer: Loads the tokenizer that a run saved.
         objective: Makes the objective for a model with that configuration.
@@ -82,7 +85,7 @@ class Setup:
     """
 
     labels: tuple[str, ...]
-    load: Callable[[], Loaded]
+    load: Callable[[Path | None], Loaded]
     load_finished: Callable[[Path], PreTrainedModel]
     load_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
     objective: Callable[[PretrainedConfig], Objective]
@@ -113,6 +116,11 @@ class Workplace:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        """That of a fresh model, for its resumed run."""
+        return self.checkpoints / "tokenizer.json"
 
     @property
     def log(self) -> Path:

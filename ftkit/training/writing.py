@@ -88,14 +88,17 @@ class WritingHead(LanguageHead):
         """A row for each record with an answer; one that does not fit has none, and is counted."""
         features = FeatureTable()
         owners = array("q")
-        shortened = left_out = 0
-        first = ""
+        shortened = left_out = unknown = 0
+        first = first_unknown = ""
         for number, record, row in self._rows(records, tokenizer, max_length):
             if row is None:
                 left_out += 1
                 first = first or record.where
                 continue
             shortened += row.pop("shortened")
+            if row.pop("unknown"):
+                unknown += 1
+                first_unknown = first_unknown or record.where
             features.append(row)
             owners.append(number)
         notes = []
@@ -103,6 +106,11 @@ class WritingHead(LanguageHead):
             notes.append(
                 f"{left_out} rows do not fit within {max_length} tokens with their whole answer, "
                 f"and are left out (first: {first})"
+            )
+        if unknown:
+            notes.append(
+                f"{unknown} rows have answers with characters that the tokenizer cannot write: the model learns "
+                f"its unknown token in their place (first: {first_unknown})"
             )
         return Encoded(features, owners, shortened, tuple(notes))
 
@@ -149,7 +157,7 @@ class WritingHead(LanguageHead):
     ) -> list[Prediction]:
         found: list[Prediction] = [Prediction(Writing("")) for _ in records]
         for owner, row, (loss, tokens) in zip(encoded.owners, encoded.features, decoded, strict=True):
-            size = _octets(records[owner], row["answers"])
+            size = row["octets"]
             found[owner] = Prediction(Writing("", loss=loss, tokens=tokens, octets=size))
         return found
 
@@ -197,12 +205,16 @@ class WritingHead(LanguageHead):
             if self.truncation == "error":
                 raise _too_long(record, len(ids) if fits else len(labels), max_length)
             return None
+        answers = rendered.answers[-1:] if separate else rendered.answers
+        if not separate and excess > 0:
+            labels, answers = _whole(labels, offsets, answers, kept)
         return {
             "input_ids": [ids[place] for place in kept],
             "attention_mask": [1] * len(kept),
             "labels": labels if separate else [labels[place] for place in kept],
-            "answers": 1 if separate else len(rendered.answers),
+            "octets": _octets(record, rendered.answers, answers),
             "shortened": excess > 0,
+            "unknown": _unknown(tokenizer) in labels,
         }
 
     def _read(self, rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
@@ -281,12 +293,44 @@ def _closed(
     return [*ids[: last + 1], end], [*offsets[: last + 1], (0, 0)], [*labels[: last + 1], end]
 
 
-def _octets(record: Record, answers: int) -> int:
-    """Bytes of the last so many answers of a record; 0 where the answer is no text."""
+def _whole(
+    labels: list[int],
+    offsets: Sequence[tuple[int, int]],
+    answers: Sequence[tuple[int, int]],
+    kept: Sequence[int],
+) -> tuple[list[int], tuple[tuple[int, int], ...]]:
+    """The labels without those of earlier answers that lost a token, and the answers that lost none.
+
+    What is left of such an answer no longer follows what it answers.
+    """
+    gone = [offsets[place][0] for place in sorted({*range(len(offsets))} - {*kept})]
+    whole = tuple(
+        (first, last) for first, last in answers if not any(first <= start < last for start in gone)
+    )
+    lost = set(answers) - set(whole)
+    learned = [
+        IGNORED if any(first <= start < end <= last for first, last in lost) else label
+        for label, (start, end) in zip(labels, offsets, strict=True)
+    ]
+    return learned, whole
+
+
+def _unknown(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token for what is unknown, where it stands for nothing else; else a number that is no token."""
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    unknown = tokenizer.unk_token_id
+    return -1 if unknown is None or unknown in ends else int(unknown)
+
+
+def _octets(
+    record: Record, answers: Sequence[tuple[int, int]], learned: Sequence[tuple[int, int]]
+) -> int:
+    """Bytes of the answers that are learned; 0 where the answer is no text."""
     if not isinstance(record.target, Writing):
         return 0
     said = [turn.content for turn in record.turns if turn.role == "assistant"]
-    return sum(len(text.encode()) for text in [*said, record.target.text][-answers:])
+    texts = [*said, record.target.text][-len(answers) :]
+    return sum(len(text.encode()) for text, place in zip(texts, answers, strict=True) if place in learned)
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -10,6 +10,7 @@ import pytest
 
 import ftkit
 from ftkit.errors import UsageError
+from ftkit.models import fresh
 from ftkit.training.engine import Engine
 
 # Mid-epoch saves with accumulation: 45 rows, 2 x 2 a step, 12 steps an epoch, the last window short.
@@ -76,6 +77,31 @@ def test_resume_is_exact(
     assert log_after == log
     assert weights_after == weights
     assert resumed.metrics == straight.metrics
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_fresh_model_goes_on_with_its_tokenizer(
+    kind: str, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with one that is trained anew: the trainer may number the tokens differently."""
+    recipe |= {
+        "model": {
+            "from_config": {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 32},
+            "tokenizer": {"type": kind, "vocab_size": 300},
+            "max_length": 32,
+        },
+        "training": TRAINING,
+    }
+    with monkeypatch.context() as patch:
+        stop_after(27, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    kept = json.loads((tmp_path / "run/checkpoints/tokenizer.json").read_text())
+    monkeypatch.setattr(fresh, "train_tokenizer", None)
+    resumed = ftkit.finetune(recipe, resume=True)
+    saved = json.loads((resumed.folder / "model/tokenizer.json").read_text())
+    assert saved["model"] == kept["model"]
+    assert not (resumed.folder / "checkpoints").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(

@@ -387,6 +387,8 @@ def test_an_answer_that_ends_with_an_unknown_character_is_closed() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
     row = one_row(Text2Text(), Record("a", target=Writing("a ☃")), tokenizer)
     assert row["labels"][-3:] == [4, 0, 1]
+    (note,) = head(Text2Text()).encode([Record("a", target=Writing("a ☃"))], tokenizer, 64).notes
+    assert "1 rows have answers with characters that the tokenizer cannot write" in note
 
 
 def test_the_bytes_are_those_of_all_that_is_learned(tiny: Folder) -> None:
@@ -544,6 +546,30 @@ def test_a_conversation_is_cut_between_its_system_prompt_and_its_last_question(t
     assert learned.endswith(" second<|endoftext|>")
     assert len(whole) > 90
     assert not head(Instruction()).encode([record], tokenizer, 34).features, "the frame alone is longer"
+
+
+@pytest.mark.parametrize("how", ["left", "right"])
+def test_an_earlier_answer_is_learned_whole_or_not_at_all(how: Any, tiny: Folder) -> None:
+    tokenizer = byte_tokenizer("decoder", tiny)
+    objective = head(Instruction(truncation=how))
+    objective.prepare(tokenizer, 200)
+    said = ("grün", "second", "third")
+    turns = [turn for text in said[:-1] for turn in (Turn("user", "A" * 9), Turn("assistant", text))]
+    record = Record("B", target=Writing(said[-1]), turns=(*turns, Turn("user", "B")))
+    (whole,) = objective.encode([record], tokenizer, 500).features
+    found = set()
+    for limit in range(len(whole["input_ids"]), 0, -1):
+        encoded = objective.encode([record], tokenizer, limit)
+        if not encoded.features:
+            break
+        (row,) = encoded.features
+        learned = tokenizer.decode([label for label in row["labels"] if label != IGNORED])
+        answers = tuple(learned.replace("<|endoftext|>", " ").split())
+        assert set(answers) <= set(said), limit
+        assert answers[-1] == "third"
+        assert row["octets"] == sum(len(text.encode()) for text in answers)
+        found.add(answers)
+    assert len(found) > 1, "some were cut"
 
 
 def test_a_short_last_message_does_not_open_the_frame_to_cutting() -> None:
