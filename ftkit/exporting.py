@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftkit.errors import UsageError
 from ftkit.evaluation import find_run
+from ftkit.models.trust import read_config, refuse_broken_weights, refuse_unsafe_weights
 
 log = logging.getLogger("ftkit")
 
@@ -41,6 +42,7 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
             "this run holds adapters; a plain model needs them merged into their base", hint="add --merge"
         )
     if not run.recipe.method.adapters:
+        _refuse_damaged(run.folder / "model")
         shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
         return folder
     from ftkit.estimator import finished_estimator
@@ -52,3 +54,17 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         raise UsageError(f"the adapters of method {run.recipe.method.type} cannot be merged")
     estimator.merge(folder)
     return folder
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Look at what would be copied.
+
+    Raises:
+        InputError: Configuration, weights or tokenizer are missing or broken.
+    """
+    from ftkit.models.loading import load_saved_tokenizer
+
+    read_config(folder)
+    refuse_unsafe_weights(folder)
+    refuse_broken_weights(folder)
+    load_saved_tokenizer(folder)

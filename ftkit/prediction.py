@@ -135,7 +135,7 @@ def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None
 
 def records_of_lines(run: Run, lines: Iterable[bytes]) -> Iterator[Record]:
     """Records of lines, read as they are asked for: JSON objects with the recipe's columns, or texts."""
-    numbered = ((f"standard input, line {n}", _decoded(line, n)) for n, line in enumerate(lines, 1))
+    numbered = ((f"standard input, line {n}", decoded(line, n)) for n, line in enumerate(lines, 1))
     filled = ((where, line) for where, line in numbered if line.strip())
     first = next(filled, ("", ""))
     lines_of_rows = chain([first] if first[1] else [], filled)
@@ -152,7 +152,12 @@ def records_of_file(run: Run, path: Path, limit: int | None = None) -> Iterator[
     return read_unlabelled(islice(source.rows("test"), limit), source, run.recipe.task)
 
 
-def _decoded(line: bytes, number: int) -> str:
+def decoded(line: bytes, number: int) -> str:
+    """A line of standard input as text, without its end and a byte order mark.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError:

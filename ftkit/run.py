@@ -89,6 +89,7 @@ class Run:
                 where=str(folder),
                 hint="choose another with --set output_dir=DIR",
             )
+        _refuse_to_remove_sources(recipe, folder)
         return run
 
     @classmethod
@@ -118,8 +119,7 @@ class Run:
                 where=str(folder),
                 hint="go on with ftkit finetune RECIPE --resume",
             )
-        if missing := [key for key in ("labels", "data", "training", "pairs") if key not in manifest]:
-            raise InputError(f"the run is damaged: {MANIFEST} has no {missing[0]!r}", where=str(folder))
+        _refuse_damaged(manifest, folder)
         stored = load_recipe(folder / RECIPE)
         recipe = load_recipe(folder / RECIPE, overrides) if overrides else stored
         refuse_other_model(stored, recipe, folder)
@@ -177,7 +177,13 @@ class Run:
 
     @property
     def max_length(self) -> int:
-        return int(self.manifest["training"]["max_length"])
+        longest = self.manifest["training"].get("max_length")
+        if not isinstance(longest, int):
+            raise InputError(
+                f"the run is damaged: {MANIFEST} has training.max_length {longest!r:.40}",
+                where=str(self.folder),
+            )
+        return longest
 
     @property
     def pairs(self) -> bool:
@@ -326,6 +332,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _refuse_damaged(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Look at what is read of a finished run's manifest.
+
+    Raises:
+        InputError: It is missing, or something else.
+    """
+    kinds = {
+        "labels": list,
+        "data": dict,
+        "training": dict,
+        "pairs": bool,
+        "learned": dict,
+        "base_model": dict,
+    }
+    for key, kind in kinds.items():
+        if not isinstance(manifest.get(key, {} if key in ("learned", "base_model") else None), kind):
+            found = f"{key} {manifest[key]!r:.40}" if key in manifest else f"no {key!r}"
+            raise InputError(
+                f"the run is damaged: {MANIFEST} has {found}", where=str(folder),
+                hint="restore the file, or train again with --overwrite",
+            )  # fmt: skip
+
+
 def _is_run(folder: Path) -> bool:
     """Whether ftkit made this folder; other tools, too, write a manifest.json."""
     try:
@@ -342,6 +371,26 @@ def _remove_run(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _refuse_to_remove_sources(recipe: Recipe, folder: Path) -> None:
+    """A run that would be replaced may be what the recipe starts from.
+
+    Raises:
+        UsageError: It is.
+    """
+    gone = [folder / name for name in _WRITTEN]
+    for block in (recipe.model, recipe.data, recipe.method):
+        for key in block.path_keys:
+            value = getattr(block, key)
+            for one in value if isinstance(value, list) else [value]:
+                path = Path(one).absolute() if isinstance(one, str) and one else None
+                if path and (path == folder or any(path.is_relative_to(part) for part in gone)):
+                    raise UsageError(
+                        f"--overwrite would remove what the recipe starts from: {path}",
+                        where=str(folder),
+                        hint="choose another folder with --set output_dir=DIR",
+                    )
 
 
 def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:

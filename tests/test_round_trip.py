@@ -49,6 +49,17 @@ def test_model_card_snippet_in_a_fresh_process(
     assert scores == pytest.approx(row["scores"], abs=1e-5)
 
 
+def test_model_card_snippet_of_a_run_on_a_run(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The base is the model in the other run's folder."""
+    base = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'base'}"])
+    run = ftkit.finetune(recipe | {"method": "lora", "model": {"name_or_path": str(base.folder)}})
+    row = saved(run)[0]
+    scores = {one["label"]: one["score"] for one in eval(fresh(card_snippet(run, row["text"]), run.folder))}
+    assert scores == pytest.approx(row["scores"], abs=1e-5)
+    adapters = json.loads((run.folder / "model" / "adapter_config.json").read_text())
+    assert adapters["base_model_name_or_path"] == str(base.folder / "model")
+
+
 def test_pipeline_predicts_what_the_run_recorded(recipe: dict[str, Any]) -> None:
     run = ftkit.finetune(recipe)
     classify = pipeline("text-classification", model=str(run.folder / "model"), top_k=None)

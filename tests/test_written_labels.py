@@ -14,6 +14,7 @@ import ftkit
 from ftkit.records import Entities, Record, Span, Writing
 from ftkit.showing import training_examples
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
+from ftkit.tasks.qa import QuestionAnswering
 from ftkit.training.question_head import QuestionHead
 from ftkit.words import entities_by_characters, words_of
 
@@ -316,6 +317,34 @@ def test_a_fresh_model_and_one_from_its_run(
     chained = ftkit.finetune(second | {"training": quick})
     assert chained.manifest["base_model"]["source"] == str(run.folder)
     assert len(chained.manifest["base_model"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        *((start, 4) for start in (4, 4.0, "4", [4])),
+        *((start, 0) for start in (None, "")),
+        *((start, None) for start in (2, 999, "x", -1, True)),
+    ],
+)
+def test_where_the_data_says_that_an_answer_stands(start: object, found: object) -> None:
+    """Anything but a place of the answer is refused: else another place would be learned."""
+    row = {"question": "q", "context": "a b a", "answers": "a", "answer_start": start}
+    if found is None:
+        says = r"rows:1: (answer_start is|the answer 'a' does not)"
+        with pytest.raises(ftkit.errors.InputError, match=says):
+            QuestionAnswering().read(row, "rows:1")
+    else:
+        assert QuestionAnswering().read(row, "rows:1").target.start == found
+
+
+def test_every_answer_stands_where_the_data_says() -> None:
+    answers = {"text": ["b", "a"], "answer_start": [2, 2]}
+    with pytest.raises(ftkit.errors.InputError, match="the answer 'a' does not stand at character 2"):
+        QuestionAnswering().read({"question": "q", "context": "a b a", "answers": answers}, "rows:1")
+    answers["answer_start"] = [2]
+    with pytest.raises(ftkit.errors.InputError, match=r"answer_start is \[2\]\n.*here 2 in all"):
+        QuestionAnswering().read({"question": "q", "context": "a b a", "answers": answers}, "rows:1")
 
 
 @pytest.mark.parametrize(

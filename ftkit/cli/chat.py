@@ -27,6 +27,7 @@ def chat(
     console.start(quiet=quiet, verbose=verbose)
     from ftkit.chatting import Chat
     from ftkit.evaluation import find_run
+    from ftkit.prediction import decoded
 
     conversation = Chat(find_run(run), system)
     if once is not None:
@@ -34,9 +35,9 @@ def chat(
     elif sys.stdin.isatty():
         _talk(conversation)
     else:
-        for line in sys.stdin:
-            if line.strip():
-                _answer(conversation, line.strip())
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            if message := decoded(line, number).strip():
+                _answer(conversation, message)
 
 
 def _talk(conversation: Chat) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -90,14 +91,19 @@ def _records(
 
     Raises:
         InputError: There are none.
+        UsageError: An option goes with another source of rows.
     """
-    from ftkit.errors import InputError
+    from ftkit.errors import InputError, UsageError
     from ftkit.prediction import records_of_file, records_of_lines, records_of_texts
 
     if texts:
-        return iter(records_of_texts(run, texts, pairs))
+        return islice(records_of_texts(run, texts, pairs), limit)
+    if pairs:
+        raise UsageError("--text-pair goes with --text", hint="a file has the second texts in a column")
     if file == "-":
-        records = records_of_lines(run, islice(sys.stdin.buffer, limit))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("several processes cannot read standard input together", hint="give a FILE")
+        records: Iterator[Record] = islice(records_of_lines(run, sys.stdin.buffer), limit)
     elif Path(file).exists():
         records = records_of_file(run, Path(file), limit)
     else:

@@ -6,7 +6,9 @@ import logging
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,15 @@ log = logging.getLogger("ftkit")
 _SENTINELS = 100
 _END = "<|endoftext|>"
 _BEGINNING = "▁"
+# Names that configurations take and hold under others.
+_OLDER_NAMES = (
+    "model_type",
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "torch_dtype",
+    "num_labels",
+)
 
 
 Texts = Callable[[PreTrainedTokenizerFast], Iterator[str]]
@@ -55,7 +66,9 @@ def build(source: ModelSource, head: Head, family: str, texts: Texts, kept: Path
         **head.config,
     }
     with explained(source.name):
+        _refuse_unknown_names(source.from_config)
         config = AutoConfig.for_model(**values)
+        _refuse_no_size(config)
         if config.vocab_size < len(tokenizer):
             raise InputError(
                 f"model.from_config: vocab_size is {config.vocab_size}, "
@@ -71,6 +84,35 @@ def build(source: ModelSource, head: Head, family: str, texts: Texts, kept: Path
         auto_class=str(head.auto_class),
         own_tokenizer=not isinstance(source.tokenizer, str),
     )
+
+
+def _refuse_unknown_names(given: Mapping[str, Any]) -> None:
+    """Transformers keeps a misspelt name beside the one that was meant, and makes another model."""
+    known = AutoConfig.for_model(str(given["model_type"]))
+    names = {*vars(known), *(one.name for one in fields(known)), *known.attribute_map, *_OLDER_NAMES}
+    for name in given:
+        if name not in names:
+            close = get_close_matches(name, sorted(names), n=1)
+            raise InputError(
+                f"model.from_config: {given['model_type']} has no {name!r}"
+                + (f"; did you mean {close[0]!r}?" if close else ""),
+                hint="the names are those of transformers' configuration class",
+            )
+
+
+def _refuse_no_size(config: Any) -> None:
+    """Nothing can have no layers, heads, width, words or positions."""
+    for name in (
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ):
+        size = getattr(config, name, None)
+        if isinstance(size, int) and size < 1:
+            said = type(config).attribute_map.get(name, name)
+            raise InputError(f"model.from_config: {said} is {size}; it must be at least 1")
 
 
 def tokenizer_of(source: ModelSource, family: str, texts: Texts, kept: Path | None = None) -> Any:

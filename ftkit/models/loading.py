@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
 _NO_LIMIT = 10**9
+_LAYER = re.compile(r"\.\d+\.")
 
 
 def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizerBase:
@@ -33,16 +35,25 @@ def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizer
         source.refuse_untrusted_code(settings)
     with explained(source.name):
         tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
-    # Without its files, transformers makes a tokenizer that knows no word.
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError("the model's tokenizer has an empty vocabulary", where=source.name)
-    return tokenizer
+    return _filled(tokenizer, source.name)
 
 
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that a run saved."""
+    """Load the tokenizer that a run saved.
+
+    Raises:
+        InputError: It is not there, or empty.
+    """
     with explained(str(folder)):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return _filled(tokenizer, str(folder))
+
+
+def _filled(tokenizer: Any, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer; without its files, transformers makes one that knows no word."""
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError("the model's tokenizer has an empty vocabulary", where=name)
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def load_config(located: Located, source: ModelSource) -> Any:
@@ -77,6 +88,7 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
         )
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     _refuse_random_body(model, info["missing_keys"], mismatched, source)
+    _refuse_fewer_layers(model, info["unexpected_keys"], source.name)
     tokenizer = load_tokenizer(located, source)
     return Loaded(
         model=model.eval(),
@@ -119,6 +131,24 @@ def _refuse_random_body(
         )
 
 
+def _refuse_fewer_layers(model: PreTrainedModel, unexpected: Iterable[str], name: str) -> None:
+    """Weights of further layers would be left out without a word; those of another head may be."""
+    prefix = f"{model.base_model_prefix}."
+    known = {_LAYER.sub(".*.", key.removeprefix(prefix)) for key in model.state_dict() if _LAYER.search(key)}
+    further = sorted(
+        key
+        for key in unexpected
+        if _LAYER.search(key) and _LAYER.sub(".*.", key.removeprefix(prefix)) in known
+    )
+    if further:
+        raise InputError(
+            f"the weights have more layers than config.json says: {len(further)} tensors would be left out, "
+            f"such as {further[0]}",
+            where=name,
+            hint="take config.json and the weights from the same model",
+        )
+
+
 def load_finished(folder: Path, head: Head) -> PreTrainedModel:
     """Load a model that was saved whole; every parameter must be in the file."""
     if not folder.is_dir():
@@ -131,6 +161,7 @@ def load_finished(folder: Path, head: Head) -> PreTrainedModel:
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = ", ".join(sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})))
         raise InputError(f"the saved model lacks parameters: {missing}", where=str(folder))
+    _refuse_fewer_layers(model, info["unexpected_keys"], str(folder))
     return model.eval()
 
 

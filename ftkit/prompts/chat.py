@@ -44,13 +44,13 @@ def conversation(
         where: The row, for messages.
 
     Raises:
-        InputError: The template fails, or does not write an answer after its prompt for one.
+        InputError: The template fails, does not write an answer after its prompt for one, or leaves out what
+            is said last.
     """
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     prompt = _rendered(messages, tokenizer, where, prompt=True)
-    cut = _spare(messages, tokenizer, where)
     if answer is None:
-        return Rendered(prompt, (), cut, special=False)
+        return Rendered(prompt, (), _spare(messages, tokenizer, where), special=False)
     whole = _rendered([*messages, {"role": "assistant", "content": answer}], tokenizer, where, prompt=False)
     if not whole.startswith(prompt) or answer.strip() not in whole[len(prompt) :]:
         raise InputError(
@@ -68,7 +68,7 @@ def conversation(
         if after.startswith(before) and whole.startswith(after):
             answers.append((len(before), len(after.rstrip())))
     answers.append((len(prompt), len(whole.rstrip())))
-    return Rendered(whole, tuple(answers), cut, special=False)
+    return Rendered(whole, tuple(answers), _spare(messages, tokenizer, where), special=False)
 
 
 def _rendered(
@@ -79,7 +79,10 @@ def _rendered(
         return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt))
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the chat template fails: {reason}", where=where) from None
+        raise InputError(
+            f"the chat template fails: {reason}", where=where or "task.chat_template",
+            hint="give another in task.chat_template",
+        ) from None  # fmt: skip
 
 
 def _spare(
@@ -96,6 +99,12 @@ def _spare(
     for number in (said[0], said[-1]):
         marked = [*messages[:number], {**messages[number], "content": _MARK}, *messages[number + 1 :]]
         places.append(_rendered(marked, tokenizer, where, prompt=True).find(_MARK))
-    if min(places) < 0:
+    if places[-1] < 0:
+        raise InputError(
+            "the chat template does not write what is said to the assistant",
+            where=where,
+            hint="give another in task.chat_template",
+        )
+    if places[0] < 0:
         return (0, 0)
     return (places[0], places[1] + len(messages[said[-1]]["content"].strip()))

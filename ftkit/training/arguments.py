@@ -69,7 +69,12 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "warmup_steps": {"ge": 0},
     "max_grad_norm": {"ge": 0},
     "label_smoothing_factor": {"ge": 0, "lt": 1},
+    "adam_beta1": {"ge": 0, "lt": 1},
+    "adam_beta2": {"ge": 0, "lt": 1},
+    "adam_epsilon": {"ge": 0},
     "logging_steps": {"gt": 0},
+    "eval_steps": {"gt": 0},
+    "save_steps": {"gt": 0},
     "save_total_limit": {"ge": 1},
 }
 

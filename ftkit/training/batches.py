@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
+from ftkit.errors import InputError
 from ftkit.training.features import lengths
 from ftkit.training.heads import Batch, Features, Objective
 
@@ -37,6 +38,8 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
     objective: Objective
     max_length: int
+    words: int | None = None
+    """The tokens that the model knows, where it says so."""
 
     def __call__(self, items: Sequence[tuple[int, float, Features]]) -> Batch:
         features = [row for _, _, row in items]
@@ -64,6 +67,12 @@ class Collator:
                 inputs, padding="max_length", max_length=width, padding_side="right", return_tensors="pt"
             )
         )
+        if self.words and (highest := int(batch["input_ids"].max())) >= self.words:
+            raise InputError(
+                f"a text has the token {self.tokenizer.convert_ids_to_tokens(highest)!r} with number "
+                f"{highest}, and the model knows {self.words} tokens",
+                hint="take the tokenizer and the weights from the same model",
+            )
         if "position_ids" in features[0]:
             # Padding begins at 0 too: it is one more row, which nobody learns from.
             places = [row["position_ids"] for row in features]

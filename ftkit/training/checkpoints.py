@@ -53,7 +53,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps that is complete; a damaged one is passed over, and said."""
     for path in sorted(folder.glob(f"{_PREFIX}*"), key=_step, reverse=True):
-        if fault := _fault(path):
+        if fault := fault_of(path):
             log.warning("checkpoint %s is passed over: %s", path.name, fault)
         else:
             return path
@@ -65,7 +65,7 @@ def _step(path: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _fault(folder: Path) -> str:
+def fault_of(folder: Path) -> str:
     """What is wrong with a checkpoint; empty where it is whole."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]

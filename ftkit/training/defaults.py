@@ -54,9 +54,15 @@ def training_arguments(
             "metric_for_best_model": metric,
             "greater_is_better": greater,
         }
-    chosen |= setup.arguments
-    if validated and chosen["save_strategy"] == "no":
-        chosen["load_best_model_at_end"] = False
+    given = setup.arguments
+    if validated and not {"save_strategy", "save_steps"} & set(given):
+        # The best one can be kept where the model is saved as often as it is validated.
+        for verb in ("strategy", "steps"):
+            if given.get(f"eval_{verb}", "no") != "no":
+                chosen[f"save_{verb}"] = given[f"eval_{verb}"]
+    chosen |= given
+    if validated and "no" in (chosen["save_strategy"], chosen["eval_strategy"]):
+        chosen["load_best_model_at_end"] = given.get("load_best_model_at_end", False)
     with refusals():
         arguments = TrainingArguments(
             output_dir=str(workplace.checkpoints),

@@ -258,7 +258,8 @@ class TrainedEstimator:
                 precision=self.precision,
                 max_length=max_length,
             )
-        self.collator = Collator(tokenizer, self.objective, max_length)
+        words = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+        self.collator = Collator(tokenizer, self.objective, max_length, words)
 
     def _encode(self, records: Sequence[Record]) -> Encoded:
         assert self.tokenizer is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ftkit.training import checkpoints, sharding
+
+log = logging.getLogger("ftkit")
 
 
 class ResumableTrainer(Trainer):
@@ -120,6 +123,19 @@ class ResumableTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
+        # A resumed run may have been moved, and what an earlier start has left may be damaged.
+        best = Path(self.args.output_dir or "") / Path(str(self.state.best_model_checkpoint)).name
+        if fault := checkpoints.fault_of(best):
+            log.warning(
+                "  note: the best checkpoint, %s, cannot be read (%s): the last weights are kept",
+                best.name, fault,
+            )  # fmt: skip
+            self.state.best_global_step = None
+            return
+        self.state.best_model_checkpoint = str(best)
         if self.is_fsdp_enabled:
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))
         else:

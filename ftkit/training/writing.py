@@ -109,8 +109,8 @@ class WritingHead(LanguageHead):
             )
         if unknown:
             notes.append(
-                f"{unknown} rows have answers with characters that the tokenizer cannot write: the model learns "
-                f"its unknown token in their place (first: {first_unknown})"
+                f"{unknown} rows have answers with characters that the tokenizer cannot write: the model "
+                f"learns its unknown token in their place (first: {first_unknown})"
             )
         return Encoded(features, owners, shortened, tuple(notes))
 
@@ -322,9 +322,7 @@ def _unknown(tokenizer: PreTrainedTokenizerBase) -> int:
     return -1 if unknown is None or unknown in ends else int(unknown)
 
 
-def _octets(
-    record: Record, answers: Sequence[tuple[int, int]], learned: Sequence[tuple[int, int]]
-) -> int:
+def _octets(record: Record, answers: Sequence[tuple[int, int]], learned: Sequence[tuple[int, int]]) -> int:
     """Bytes of the answers that are learned; 0 where the answer is no text."""
     if not isinstance(record.target, Writing):
         return 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 
 def _write(name: str, text: str) -> Callable[[Path], object]:
@@ -129,6 +130,48 @@ def test_a_hub_id_without_a_network(say: Callable[..., None], refused: Callable[
         "google-bert/bert-base-uncased: the model cannot be loaded: We couldn't connect",
         "no local folder has this name, so it is taken for a Hub id",
     ))  # fmt: skip
+
+
+def test_weights_of_more_layers(
+    folder: Path, tiny: Callable[[str], Path], say: Callable[..., None], refused: Callable[..., str]
+) -> None:
+    """Transformers would leave them out, and say so in a warning."""
+    model = shutil.copytree(tiny("bert"), folder / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    say("model: {name_or_path: model}")
+    refused(3, "finetune", "recipe.yaml", says=(
+        "the weights have more layers than config.json says: 16 tensors would be left out",
+    ))  # fmt: skip
+
+
+def test_a_tokenizer_of_a_larger_model(
+    folder: Path, tiny: Callable[[str], Path], say: Callable[..., None], refused: Callable[..., str]
+) -> None:
+    model = shutil.copytree(tiny("bert"), folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["green"])
+    tokenizer.add_tokens(["greenish"])
+    tokenizer.save_pretrained(model)
+    (folder / "greenish.csv").write_text("text,label\na greenish one,a\na red one,b\n")
+    say("model: {name_or_path: model}", "data: {train_file: greenish.csv}")
+    refused(3, "finetune", "recipe.yaml", says="a text has the token 'greenish' with number")
+
+
+FRESH = "from_config: {{model_type: gpt2, n_embd: 32, n_head: 2, {}}}, tokenizer: {{type: bpe}}"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("n_layr: 2", "model.from_config: gpt2 has no 'n_layr'; did you mean 'n_layer'?"),
+        ("n_layer: 0", "model.from_config: n_layer is 0; it must be at least 1"),
+        ("n_positions: -1", "model.from_config: n_positions is -1; it must be at least 1"),
+    ],
+)
+def test_a_fresh_model(given: str, says: str, say: Callable[..., None], refused: Callable[..., str]) -> None:
+    say(f"model: {{{FRESH.format(given)}}}")
+    refused(3, "finetune", "recipe.yaml", says=says)
 
 
 def test_weights_of_another_model(

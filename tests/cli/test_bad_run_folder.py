@@ -77,6 +77,19 @@ def test_only_what_a_run_wrote_is_replaced(run: Path, tmp_path: Path) -> None:
     assert "of the old run" not in (mine / "predictions.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["model.name_or_path=run", "model.name_or_path=run/model", "data.train_file=run/predictions.jsonl"],
+)
+def test_what_a_run_starts_from_is_not_removed(
+    source: str, run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    options = ("--set", "output_dir=run", "--set", source, "--overwrite")
+    says = f"--overwrite would remove what the recipe starts from: {tmp_path / source.partition('=')[2]}"
+    refused(2, "finetune", run.parent / "recipe.yaml", *options, says=says)
+
+
 def test_a_run_that_is_killed_among_its_checkpoints_is_finished(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +197,30 @@ def test_a_run_that_is_not_finished(run: Path, tmp_path: Path, refused: Refused)
     )
     (broken / "manifest.json").write_text("{")
     refused(2, "eval", "run", says="run: this is not a run folder (no readable manifest.json)")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("labels", None), ("training", 5), ("learned", [1]), ("base_model", []), ("pairs", 1)]
+)
+def test_a_damaged_manifest(key: str, value: object, run: Path, tmp_path: Path, refused: Refused) -> None:
+    broken = shutil.copytree(run, tmp_path / "run")
+    manifest = json.loads((broken / "manifest.json").read_text())
+    (broken / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    says = f"the run is damaged: manifest.json has {key} {value!r}\n  restore the file, or"
+    refused(3, "predict", "run", "--text", "red", says=says)
+
+
+def test_a_damaged_model(run: Path, tmp_path: Path, refused: Refused) -> None:
+    broken = shutil.copytree(run, tmp_path / "run")
+    for file in (broken / "model").glob("tokenizer*"):
+        file.unlink()
+    says = "the model's tokenizer has an empty vocabulary"
+    refused(3, "predict", "run", "--text", "red", says=says)
+    refused(3, "export", "run", says=says)
+    weights = broken / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    refused(3, "export", "run", says="the weights are broken or cut short")
+    assert not (broken / "export").exists()
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,10 @@ TEMPLATES = {
     "type": ("{{ messages[0]['content'] + 1 }}", "the chat template fails: "),
     "unsafe": ("{{ messages.__class__.__mro__ }}", "the chat template fails: "),
     "division": pytest.param("{{ 1 / 0 }}", "the chat template fails: "),
+    "answers alone": (
+        "{% for m in messages if m.role == 'assistant' %}{{ bos_token + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ bos_token }}{% endif %}",
+        "the chat template does not write what is said to the assistant\n  give another in task.chat_templ"),
 }  # fmt: skip
 
 
@@ -392,6 +396,19 @@ def test_no_validation_row_fits(text: Callable[..., Path], folder: Path, say: Sa
     done = ftkit("finetune", "recipe.yaml")
     assert done.returncode != 1
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_trained_stays_where_no_test_row_fits(
+    text: Callable[..., Path], folder: Path, say: Say, ftkit: Any
+) -> None:
+    text("text2text", [GOOD_TEXT])
+    (folder / "test.jsonl").write_text(json.dumps({"text": "a", "target": "long " * 20}))
+    say("data: {train_file: train.jsonl, test_file: test.jsonl}")
+    done = ftkit("finetune", "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "note: nothing is scored: " in done.stderr
+    assert "test.jsonl:1: none of the 1 scored rows fits with its answer" in done.stderr
+    assert ftkit("predict", "run", "--text", "a").returncode == 0
 
 
 def test_rows_that_are_left_out_of_a_score_are_told(good: Path, folder: Path, ftkit: Any) -> None:

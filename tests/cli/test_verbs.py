@@ -165,8 +165,12 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     assert [line["label"] for line in lines] == [row["prediction"] for row in rows]
     assert lines[0]["scores"] == pytest.approx(rows[0]["scores"], abs=1e-5)
     from_text_lines = ftkit("predict", finished, "-", input="\n".join(texts))
-    from_json_lines = ftkit("predict", finished, "-", input="\n".join(json.dumps({"text": t}) for t in texts))
+    objects = "\n".join(json.dumps({"text": text}) for text in texts)
+    from_json_lines = ftkit("predict", finished, "-", input=objects)
     assert from_text_lines.stdout == from_json_lines.stdout
+    assert ftkit("predict", finished, "-", input=f"\ufeff{objects}").stdout == from_json_lines.stdout
+    two = ftkit("predict", finished, "-", "--limit", 2, input="\n\n" + "\n".join(texts))
+    assert two.stdout.splitlines() == from_json_lines.stdout.splitlines()[:2]
     assert [json.loads(line)["label"] for line in from_text_lines.stdout.splitlines()] == [
         row["prediction"] for row in rows
     ]

@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -278,6 +279,14 @@ def test_the_arithmetic_of_losses() -> None:
     assert METRICS["perplexity"].compute(*rows, []) == pytest.approx(math.e)
     # ö and ß have two bytes each.
     assert METRICS["bits_per_byte"].compute(*rows, []) == pytest.approx(8 / math.log(2) / (2 + 7))
+
+
+def test_the_interval_of_perplexity_is_of_draws_with_a_token() -> None:
+    """One row in nine has tokens: a third of the draws have none, of which nothing is known."""
+    right, said = losses((30.0, 10, "known"), *[(0.0, 0, "unknown")] * 8)
+    perplexity: Any = METRICS["perplexity"]
+    low, high = interval(perplexity, perplexity.counts(right, said, []))
+    assert low == high == pytest.approx(math.exp(3.0))
 
 
 def test_a_model_that_knows_nothing_needs_all_bits() -> None:

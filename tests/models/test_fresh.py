@@ -7,7 +7,6 @@ import pytest
 from ftkit.models.fresh import train_tokenizer
 from ftkit.models.source import FreshTokenizer
 
-
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, isn't it?",
     "Pack my box with five dozen liquor jugs; the dog jumps.",

@@ -12,6 +12,7 @@ import ftkit
 from ftkit.errors import UsageError
 from ftkit.models import fresh
 from ftkit.training.engine import Engine
+from ftkit.training.resumable import ResumableTrainer
 
 # Mid-epoch saves with accumulation: 45 rows, 2 x 2 a step, 12 steps an epoch, the last window short.
 TRAINING = {
@@ -126,6 +127,37 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "checkpoint-12 is passed over: model.safetensors is damaged" in caplog.text
     assert "Resuming from checkpoint-8" in caplog.text
     assert files(resumed.folder) == files(straight.folder)
+
+
+def test_a_damaged_best_checkpoint_is_told(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost: the last weights are there."""
+    load = ResumableTrainer._load_best_model
+
+    def damaged(self: ResumableTrainer) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        (best / "model.safetensors").write_bytes(b"short")
+        load(self)
+
+    monkeypatch.setattr(ResumableTrainer, "_load_best_model", damaged)
+    run = ftkit.finetune(recipe | {"training": TRAINING})
+    assert "cannot be read (model.safetensors is damaged): the last weights are kept" in caplog.text
+    assert run.manifest["training"]["best_step"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "evaluations"),
+    [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 3}, 8), ({"eval_steps": 3}, 2)],
+)
+def test_a_strategy_of_validation_needs_none_of_saving(
+    said: dict[str, Any], evaluations: int, recipe: dict[str, Any]
+) -> None:
+    run = ftkit.finetune(
+        recipe | {"training": {"num_train_epochs": 2, "per_device_train_batch_size": 4} | said}
+    )
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert sum("eval_loss" in line for line in log) == evaluations
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(
