@@ -84,6 +84,8 @@ def find_recipe(name: str, folder: Path) -> Path:
         return path
     if path.suffix not in {".yaml", ".yml"} and (packaged := shipped.find(name)):
         return packaged
+    if (path / "manifest.json").is_file() and (path / "recipe.yaml").is_file():
+        raise UsageError("this is a run, not a recipe", where=name, hint=f"its own is {name}/recipe.yaml")
     if path.is_dir():
         raise UsageError("this folder is neither a recipe nor a run (no manifest.json)", where=name)
     beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []

@@ -76,7 +76,9 @@ class Meter:
             "padding": round(1 - tokens / computed, 4) if computed else 0.0,
             "peak_memory_gib": round(peak_memory(state.device) / 2**30, 2),
         }
-        rate = matmul_rate(state.device.type, precision) * state.num_processes
+        # What the hardware only emulates it multiplies more slowly than fp32.
+        rates = [matmul_rate(state.device.type, one) for one in {precision, "fp32"}]
+        rate = max(rates) * state.num_processes
         found["matmul_share"] = round(_operations(model) * tokens / seconds / rate, 4)
         return found
 

@@ -199,6 +199,10 @@ def test_a_run_that_is_not_finished(run: Path, tmp_path: Path, refused: Refused)
     refused(2, "eval", "run", says="run: this is not a run folder (no readable manifest.json)")
 
 
+def test_a_run_where_a_recipe_is_meant(run: Path, refused: Refused) -> None:
+    refused(2, "show", run, says=f"this is a run, not a recipe\n  its own is {run}/recipe.yaml", watch=(run,))
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("labels", None), ("training", 5), ("learned", [1]), ("base_model", []), ("pairs", 1)]
 )
