@@ -144,14 +144,21 @@ def texts_of(
             yield record.text_pair
 
 
-def finished_estimator(run: Run) -> Estimator:
+def finished_estimator(run: Run, *, apart: bool = False) -> Estimator:
     """The estimator of a finished run, ready to predict.
+
+    Args:
+        run: The run.
+        apart: Whether each row is read by itself, also where those of a scored split are joined.
 
     Raises:
         InputError: The base model that its adapters or prompts need is gone, or no longer the same.
     """
     run.refuse_other_base()
-    estimator = make_estimator(run.pinned, run.labels, learned=run.learned, max_length=run.max_length)
+    recipe = run.pinned
+    if apart:
+        recipe = recipe.model_copy(update={"task": recipe.task.apart()})
+    estimator = make_estimator(recipe, run.labels, learned=run.learned, max_length=run.max_length)
     estimator.load(Path(run.folder) / "model")
     return estimator
 

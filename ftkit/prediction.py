@@ -86,7 +86,7 @@ def _estimator(run: Run) -> Estimator:
     from ftkit.estimator import finished_estimator
 
     if run.estimator is None:
-        run.estimator = finished_estimator(run)
+        run.estimator = finished_estimator(run, apart=True)
     return run.estimator
 
 

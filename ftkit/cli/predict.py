@@ -62,7 +62,7 @@ def predict(
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
     found = find_run(run)
-    task = found.recipe.task
+    task = found.recipe.task.apart()
     if format_ is Format.conll and not task.tags_words:
         raise UsageError(f"--format conll: the task {task.type} does not tag words")
     records = _records(found, file or "", text or (), text_pair, limit)

@@ -34,7 +34,8 @@ class FreshTokenizer(Block):
     """A tokenizer that is trained on the training texts."""
 
     type: Literal["character", "bpe", "wordpiece", "unigram"] = "bpe"
-    """`character`, byte-level `bpe` (as GPT-2's), `wordpiece` (as BERT's) or `unigram` (as T5's)."""
+    """`character`, byte-level `bpe` (as GPT-2's), `wordpiece` (as BERT's) or `unigram` (as T5's). The same
+    texts give the same one, except `unigram`: its trainer may number and choose a few tokens differently."""
     vocab_size: Annotated[int, Field(ge=32)] = 8000
     """The most tokens it has, special ones included."""
 

@@ -192,6 +192,10 @@ class Task(Component):
             return [{"text": text} for text in texts]
         return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
 
+    def apart(self) -> Task:
+        """The task with each row read by itself, as rows to predict for are; by default it does so anyway."""
+        return self
+
     def opening(self, system: str | None) -> list[Turn]:
         """What a conversation begins with, before anything is said; only where the task converses.
 

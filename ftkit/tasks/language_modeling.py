@@ -125,6 +125,9 @@ class LanguageModeling(Task):
             return None
         return {"loss": round(value.loss, 4), "tokens": value.tokens}
 
+    def apart(self) -> Task:
+        return self.model_copy(update={"documents": "separate"})
+
     def prediction_json(self, prediction: Prediction, record: Record) -> dict[str, Any]:
         value = cast("Writing", prediction.value)
         if not value.tokens:

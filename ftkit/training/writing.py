@@ -303,7 +303,7 @@ def _whole(
 
     What is left of such an answer no longer follows what it answers.
     """
-    gone = [offsets[place][0] for place in sorted({*range(len(offsets))} - {*kept})]
+    gone = [offsets[place][0] for place in {*range(len(offsets))} - {*kept}]
     whole = tuple(
         (first, last) for first, last in answers if not any(first <= start < last for start in gone)
     )

@@ -183,13 +183,16 @@ def test_bits_per_byte(tiny: Callable, tmp_path: Path) -> None:
     bits = scores["answer_loss"]["value"] / math.log(2)
     # 13 bytes, and an end token after each of the five documents; the first token is not foretold.
     assert scores["bits_per_byte"]["value"] == pytest.approx(bits * (13 + 5 - 1) / 13)
-    # Of one of them there is no such number: its tokens are foretold in another's window.
-    task = ftkit.load_recipe(tree).task
-    assert not any(
-        "bits" in name
-        for p in ftkit.predict(tmp_path / "run", words)
-        for name in task.prediction_json(p, Record(""))
-    )
+    # Of one of joined documents there is no such number: its tokens are foretold in another's window.
+    saved = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    assert not any("bits_per_byte" in row for row in saved)
+    # What is predicted for is read by itself, whatever stands beside it.
+    texts = [*words, "the red ball is a ball and a ball is red"]
+    found = [one.value for one in ftkit.predict(tmp_path / "run", texts)]
+    turned = [one.value for one in ftkit.predict(tmp_path / "run", texts[::-1])][::-1]
+    assert [(one.tokens, one.octets) for one in found] == [(one.tokens, one.octets) for one in turned]
+    assert [one.loss for one in found] == pytest.approx([one.loss for one in turned], abs=1e-4)
+    assert [one.octets for one in found] == [len(text) for text in texts]
     for key, value, message in [
         ("metrics", ["bits_per_byte"], "needs a decoder"),
         ("task", {"type": "language_modeling", "stride": 4}, "stride is for decoders"),
