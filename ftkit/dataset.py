@@ -206,7 +206,7 @@ def _refuse_columns(
 
 def _refuse_unlabelled(train: Sequence[Record]) -> None:
     if not labelled(train):
-        raise InputError("no training row has a label", where=train[0].where)
+        raise InputError("no training row has an answer", where=train[0].where)
 
 
 def _refuse_half_labelled(records: Sequence[Record]) -> None:
@@ -214,7 +214,7 @@ def _refuse_half_labelled(records: Sequence[Record]) -> None:
     with_answers = labelled(records)
     for record in records:
         if (record.target is not None) != with_answers:
-            kind = "no label, as other rows do" if with_answers else "a label, the rows before it do not"
+            kind = "no answer, as other rows do" if with_answers else "an answer, the rows before it do not"
             raise InputError(f"the row has {kind}", where=record.where, hint="fill it in or remove the row")
 
 

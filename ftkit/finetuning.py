@@ -10,6 +10,7 @@ from typing import Any
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import make_estimator
+from ftkit.gates import refuse_missing_baselines
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.records import Dataset, Prediction, Record, Scores, labelled
 from ftkit.run import Run
@@ -52,6 +53,7 @@ def finetune(
         raise UsageError(
             f"method {checked.method.type} does not train", hint="score it with ftkit eval RECIPE"
         )
+    refuse_missing_baselines(checked.gates)
     main = is_main_process()
     # Only one process looks at the folder: the others would find what the first one makes.
     run = Run.open(checked, overwrite=overwrite, resume=resume) if main else Run.follow(checked, resume)

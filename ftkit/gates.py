@@ -66,6 +66,17 @@ def check_gates(
     return passed
 
 
+def refuse_missing_baselines(gates: Mapping[str, Gate]) -> None:
+    """What scores will be compared with is there before they are computed.
+
+    Raises:
+        InputError: A baseline cannot be read, or does not hold the score.
+    """
+    for path, gate in gates.items():
+        if gate.baseline is not None:
+            _baseline(Path(gate.baseline), path)
+
+
 def find_score(metrics: Mapping[str, Any], path: str) -> float | None:
     """The number at a dotted path of metrics.json, such as `macro_f1` or `per_label.refund.f1`.
 
@@ -101,9 +112,12 @@ def _names(metrics: Mapping[str, Any]) -> list[str]:
 
 def _baseline(path: Path, score: str) -> float:
     try:
-        value = find_score(json.loads(path.read_text(encoding="utf-8")), score)
+        read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"the baseline cannot be read: {error}", where=str(path)) from None
+        what = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"the baseline cannot be read: {what}", where=str(path)) from None
+    value = find_score(read, score) if isinstance(read, dict) else None
     if value is None:
-        raise InputError(f"the baseline holds no {score}", where=str(path))
+        hint = "a baseline is the metrics.json of a run"
+        raise InputError(f"the baseline holds no {score}", where=str(path), hint=hint)
     return value

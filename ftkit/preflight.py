@@ -10,6 +10,7 @@ from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of
 from ftkit.finetuning import validation_of
+from ftkit.gates import refuse_missing_baselines
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.training.positions import longest_prompt, positions_of
 
@@ -28,6 +29,7 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     """
     checked = load_recipe(recipe, overrides)
     report: dict[str, Any] = {"recipe": "ok", "task": checked.task.type, "method": checked.method.type}
+    refuse_missing_baselines(checked.gates)
     located = checked.model.locate()
     if located.config:
         family = family_of(checked, dict(located.config))

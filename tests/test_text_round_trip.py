@@ -445,6 +445,14 @@ def test_text_and_pipe_and_file_and_python_say_the_same(runs: dict[str, Case]) -
     assert [str(one.value) for one in ftkit.predict(case.folder / "run", asked)] == expected
 
 
+def test_what_is_not_read_is_said_once(runs: dict[str, Case]) -> None:
+    case = runs["gpt2-text2text-full"]
+    done = command("predict", "run", "-", stdin="\n".join(["red " * 2000] * 3), cwd=case.folder)
+    said = "tokens a part is not read (first: standard input, line 1)"
+    assert done.stderr.count(said) == 1, done.stderr
+    assert "is not read" not in command("predict", "run", "--text", "red", cwd=case.folder).stderr
+
+
 def test_a_conversation_by_pipe(runs: dict[str, Case]) -> None:
     case = runs["llama-instruction-full-sharegpt"]
     piped = command("predict", "run", "-", stdin="\n".join(map(json.dumps, case.rows)), cwd=case.folder)

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import ftkit
+from ftkit.preflight import check
 from ftkit.records import Entities, Record, Span, Writing
 from ftkit.showing import training_examples
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
@@ -189,6 +190,19 @@ def test_a_finished_run_answers_as_when_it_was_scored(
     scored = (run.folder / "predictions.jsonl").read_text()
     assert scored.count('"prediction": ""') == (5 if unanswerable else 0)
     assert (ftkit.evaluate(run.folder).folder / "predictions.jsonl").read_text() == scored
+
+
+def test_a_head_needs_answers_in_their_contexts(tiny: Callable, tmp_path: Path) -> None:
+    """A model that writes can learn other words; a head would learn that no question has an answer."""
+    rows = [{"question": "a", "context": "my red ball", "answers": "crimson"}] * 4
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train_file": str(tmp_path / "train.jsonl")}
+    tree = tree_of("qa", tiny("bert"), data, output_dir=str(tmp_path / "run"))
+    short = ["model.max_length=32"]
+    with pytest.raises(ftkit.errors.InputError, match="no answer stands in its context, so a head has"):
+        check(tree, short)
+    tree = tree_of("qa", tiny("t5"), data, output_dir=str(tmp_path / "run"))
+    assert "4 answers do not stand" in str(check(tree, [*short, "task.formulation=text"]))
 
 
 @pytest.mark.parametrize("longest", [12, 20, 60])

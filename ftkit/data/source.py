@@ -25,6 +25,7 @@ else:
     FormatName = Literal[tuple(discover(Format))]
 
 _SMALL_BYTES = 16 * 2**20
+_HUB_KEYS = ("dataset_config_name", "revision", "train_split", "validation_split", "test_split")
 _FOLDER_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -89,6 +90,10 @@ class DataSource(Block):
             raise ValueError(f"give data_dir or {files[0]}, not both")
         if not self.dataset_name and not files:
             raise ValueError("no data: give train_file, data_dir or dataset_name")
+        # Compared with the defaults: the recipe of a run names them all.
+        idle = [key for key in _HUB_KEYS if getattr(self, key) != type(self).model_fields[key].default]
+        if idle and not self.dataset_name:
+            raise ValueError(f"{idle[0]} is of a Hub data set (dataset_name), not of files")
         for split in ("validation", "test"):
             if getattr(self, f"{split}_fraction") and (
                 getattr(self, f"{split}_file") or getattr(self, f"{split}_split")

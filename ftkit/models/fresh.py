@@ -118,11 +118,7 @@ def _refuse_no_size(config: Any) -> None:
 def tokenizer_of(source: ModelSource, family: str, texts: Texts, kept: Path | None = None) -> Any:
     """The tokenizer of a fresh model: another model's, or one that is trained."""
     if isinstance(source.tokenizer, str):
-        borrowed = ModelSource(
-            name_or_path=source.tokenizer,
-            revision=source.revision,
-            trust_remote_code=source.trust_remote_code,
-        )
+        borrowed = source.borrowed(source.tokenizer)
         return load_tokenizer(borrowed.locate_tokenizer(), borrowed)
     assert source.tokenizer is not None
     if kept is not None and kept.is_file():

@@ -86,6 +86,10 @@ class ModelSource(Block):
             raise ValueError("from_config: auto_map would run code, which is refused")
         if self.tokenizer is None:
             raise ValueError("from_config needs a tokenizer: a model's, or {type: bpe} to train one")
+        if self.sha256:
+            raise ValueError("sha256 is of weights from a file, and from_config has none")
+        if self.revision and (isinstance(self.tokenizer, FreshTokenizer) or _is_local(self.tokenizer)):
+            raise ValueError("revision is for the Hub, and nothing of this model comes from there")
         return self
 
     @model_serializer(mode="wrap")
@@ -128,6 +132,8 @@ class ModelSource(Block):
                 SHA-256 than the recipe says.
         """
         if self.from_config is not None:
+            if isinstance(self.tokenizer, str):
+                self.borrowed(self.tokenizer).locate_tokenizer()
             return Located(self.name, None, self.from_config)
         if self.is_gguf:
             return self._locate_gguf()
@@ -145,25 +151,35 @@ class ModelSource(Block):
         config = read_config(folder)
         self.refuse_untrusted_code(config)
         refuse_unsafe_weights(folder)
-        if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
-            raise InputError(
-                "no tokenizer in this model folder",
-                where=str(folder),
-                hint="put the model's tokenizer.json and tokenizer_config.json beside its weights",
-            )
+        _refuse_missing_tokenizer(folder)
         located = Located(str(folder), folder, config)
         self._check_weights(located)
         return located
 
+    def borrowed(self, tokenizer: str) -> ModelSource:
+        """The model that a fresh one has its tokenizer from."""
+        return ModelSource(
+            name_or_path=tokenizer, revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+
     def locate_tokenizer(self) -> Located:
-        """Where the tokenizer of this model is; its weights need not be there."""
+        """Where the tokenizer of this model is; its weights need not be there.
+
+        Raises:
+            InputError: The package or folder is missing, or holds no tokenizer.
+        """
+        if self.is_on_hub:
+            return Located(self.name_or_path, None, {}, revision=self.revision or "main")
         path = Path(self.name_or_path)
         if self.is_package:
             path = _in_package(self.name_or_path.removeprefix(PACKAGE_PREFIX))
-        if path.is_dir():
-            path = _model_of_run(path) or path
-            return Located(str(path), path, {})
-        return Located(self.name_or_path, None, {}, revision=self.revision or "main")
+        if not path.is_dir():
+            kind = "this is a file, not a folder" if path.is_file() else "no such folder"
+            hint = "model.tokenizer is a folder with a tokenizer, a run, or a Hub id"
+            raise InputError(kind, where=self.name_or_path, hint=hint)
+        path = _model_of_run(path) or path
+        _refuse_missing_tokenizer(path)
+        return Located(str(path), path, {})
 
     def _locate_gguf(self) -> Located:
         if self.is_package:
@@ -281,6 +297,20 @@ def _is_local(name: str) -> bool:
     """Whether a name stands for a folder or a package on this machine, even one that is not there."""
     path = Path(name)
     return name.startswith((PACKAGE_PREFIX, "./", "../", "~")) or path.is_absolute() or path.is_dir()
+
+
+def _refuse_missing_tokenizer(folder: Path) -> None:
+    """A model folder holds the files of its tokenizer.
+
+    Raises:
+        InputError: This one does not.
+    """
+    if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
+        raise InputError(
+            "no tokenizer in this model folder",
+            where=str(folder),
+            hint="put the model's tokenizer.json and tokenizer_config.json beside its weights",
+        )
 
 
 def _model_of_run(folder: Path) -> Path | None:

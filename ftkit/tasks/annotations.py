@@ -126,6 +126,13 @@ def _span(value: Any, text: str, where: str) -> Span:
             hint="start counts from 0, end is exclusive, both in characters",
         )
     inside = text[start:end]
+    named = value.get("text") if isinstance(value, Mapping) else None
+    if isinstance(named, str) and named.strip() != inside.strip():
+        raise InputError(
+            f"the entity {start}-{end} ({label}) is {named!r:.40} by its text, {inside!r:.40} by its place",
+            where=where,
+            hint="start and end count characters of the row's text from 0 (not bytes), end is exclusive",
+        )
     if not inside.strip():
         raise InputError(f"the entity {start}-{end} ({label}) holds white space only", where=where)
     return Span(

@@ -78,8 +78,8 @@ class Classification(Task):
             raise ValueError(
                 f"labels: at least {fewest} are needed; leave the key out to take those of the data"
             )
-        if unknown := self._unknown_weights(self.labels):
-            raise ValueError(f"class_weights: {unknown}")
+        if wrong := self._wrong_weights(self.labels):
+            raise ValueError(f"class_weights: {wrong}")
         if unreadable := self._unreadable(self.labels):
             raise ValueError(f"formulation: text: {unreadable}")
         return self
@@ -124,8 +124,8 @@ class Classification(Task):
                 where=train[0].where.rpartition(":")[0] if train else "",
                 hint="classification needs rows of at least two labels",
             )
-        if unknown := self._unknown_weights(names):
-            raise UsageError(f"task.class_weights: {unknown}")
+        if wrong := self._wrong_weights(names):
+            raise UsageError(f"task.class_weights: {wrong}")
         refuse_unreadable(self._unreadable(names))
         return names
 
@@ -281,13 +281,14 @@ class Classification(Task):
         """Why the labels cannot be told apart as text; empty where they can, or a head names them."""
         return label_refusal(labels, several=self.multi_label) if self.writes else ""
 
-    def _unknown_weights(self, labels: Sequence[str]) -> str:
-        """What is wrong with the labels that have weights; empty where nothing is."""
+    def _wrong_weights(self, labels: Sequence[str]) -> str:
+        """What is wrong with the weights of the labels; empty where nothing is."""
         given = self.class_weights if isinstance(self.class_weights, dict) else {}
-        unknown = [name for name in given if name not in labels]
-        if not unknown:
-            return ""
-        return f"{unknown[0]!r} is no label; labels: {_some(labels)}{_nearest(unknown[0], labels)}"
+        if unknown := [name for name in given if name not in labels]:
+            return f"{unknown[0]!r} is no label; labels: {_some(labels)}{_nearest(unknown[0], labels)}"
+        if not any(given.get(name, 1.0) for name in labels):
+            return "all are 0, so nothing would be learned"
+        return ""
 
     def _answer(self, value: Any, where: str) -> Target | None:
         """The row's label or labels as written; `None` where the data holds no answer."""

@@ -80,6 +80,7 @@ class TrainedEstimator:
         self.new_parameters: tuple[str, ...] = ()
         self.auto_class = ""
         self.answers: Answers | None = None
+        self._told_cut = False
 
     # Fitting ----------------------------------------------------------------------------
 
@@ -348,7 +349,11 @@ class TrainedEstimator:
         predictions: list[Prediction] = []
         for start in range(0, len(records), size):
             part = records[start : start + size]
-            predictions += self._predict(part, self._known(self._encode(part), part, "scored"))[0]
+            encoded = self._known(self._encode(part), part, "scored")
+            if encoded.truncated and self.answers is None and not self._told_cut:
+                log.warning("  note: texts longer than %d tokens are cut", self.max_length)
+                self._told_cut = True
+            predictions += self._predict(part, encoded)[0]
         return predictions
 
     def _predict(

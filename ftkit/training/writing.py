@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from ftkit.training.language_head import LanguageHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("ftkit")
 
 Truncation = Literal["left", "right", "drop", "error"]
 _CHUNK = 1000
@@ -72,6 +75,7 @@ class WritingHead(LanguageHead):
     truncation: Truncation = field(default="left", kw_only=True)
     chat_template: str | None = field(default=None, kw_only=True)
     replace_template: bool = field(default=False, kw_only=True)
+    _told = False  # No field: what is kept of a data set does not depend on it.
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if not tokenizer.is_fast:
@@ -132,8 +136,17 @@ class WritingHead(LanguageHead):
                 kept = self._kept(offsets, prompt.cut, excess)
                 if kept is None or (excess > 0 and self.truncation == "error"):
                     raise _too_long(record, len(ids), max_length)
+                if excess > 0:
+                    self._tell(record, max_length)
                 found.append([ids[place] for place in kept])
         return found
+
+    def _tell(self, record: Record, max_length: int) -> None:
+        """Say once that a part of something is not read."""
+        if not self._told:
+            first = f" (first: {record.where})" if record.where else ""
+            log.warning("  note: of what is longer than %d tokens a part is not read%s", max_length, first)
+        self._told = True
 
     def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""

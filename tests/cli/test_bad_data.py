@@ -42,9 +42,9 @@ FILES = [
     ("train.jsonl", RED + b'{"text": 3, "label": "a"}', "train.jsonl:2: the text is 3, not a string"),
     ("train.jsonl", RED + rb'{"text": "\ud800", "label": "a"}', "train.jsonl:2: the text holds half a"),
     # Labels.
-    ("train.csv", GOOD + b"blue,\n", "train.csv:4: the row has no label, as other rows do"),
+    ("train.csv", GOOD + b"blue,\n", "train.csv:4: the row has no answer, as other rows do"),
     ("train.csv", GOOD + b'blue," "\n', "train.csv:4: the label is empty\n  fill it in or remove the row"),
-    ("train.csv", b"text,label\nred,\ngreen,\n", "train.csv:2: no training row has a label"),
+    ("train.csv", b"text,label\nred,\ngreen,\n", "train.csv:2: no training row has an answer"),
     ("train.csv", b"text,label\nred,red\nblue,red\n", "only the label 'red': there is nothing to tell apart"),
 ]  # fmt: skip
 

@@ -174,6 +174,21 @@ def test_a_fresh_model(given: str, says: str, say: Callable[..., None], refused:
     refused(3, "finetune", "recipe.yaml", says=says)
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "says"),
+    [
+        ("./nowhere", "nowhere: no such folder\n  model.tokenizer is a folder with a tokenizer, a run, or"),
+        (".", "no tokenizer in this model folder"),
+        ("train.csv", "train.csv: this is a file, not a folder"),
+    ],
+)
+def test_a_tokenizer_of_nothing(
+    tokenizer: str, says: str, say: Callable[..., None], refused: Callable[..., str]
+) -> None:
+    say(f"model: {{from_config: {{model_type: gpt2}}, tokenizer: {tokenizer}}}")
+    refused(3, "check", "recipe.yaml", says=says)
+
+
 def test_weights_of_another_model(
     folder: Path, tiny: Callable[[str], Path], say: Callable[..., None], refused: Callable[..., str]
 ) -> None:

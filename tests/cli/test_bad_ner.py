@@ -64,6 +64,8 @@ FILES = [
     ("train.jsonl", marked([8, 12, "PER"]), ":2: the entity 8-12 (PER) is empty or lies beyond the text's 11 "
      "characters\n  start counts from 0, end is"),
     ("train.jsonl", marked([3, 3, "PER"]), ":2: the entity 3-3 (PER) is empty or lies beyond"),
+    ("train.jsonl", marked({"start": 5, "end": 8, "label": "PER", "text": "met"}),
+     ":2: the entity 5-8 (PER) is 'met' by its text, 'et ' by its place\n  start and end count characters"),
     ("train.jsonl", marked("Ann"), ":2: the entity 'Ann' is no span\n  entities are objects such as"),
     # The two kinds in one file; and a list that a csv file cannot hold.
     ("train.jsonl", tokens(["won"], ["O"]) + "\n" + marked(), ":3: the row has no 'tokens'\n  it has: "),

@@ -102,6 +102,26 @@ WRONG = {
         ),
         ("data: {train_file: train.csv, test_fraction: 0.5, validation_fraction: 0.5}", "leave no training"),
     ],
+    "weights of 0, a split of files": [
+        (
+            "task: {type: classification, labels: [red, green], class_weights: {red: 0, green: 0}}",
+            "class_weights: all are 0, so nothing would be learned",
+        ),
+        (
+            "data: {train_file: train.csv, validation_split: dev}",
+            "data: validation_split is of a Hub data set (dataset_name), not of files",
+        ),
+        (
+            "model: {from_config: {model_type: gpt2}, tokenizer: {type: bpe}, revision: main}",
+            "model: revision is for the Hub, and nothing of this model comes from there",
+        ),
+    ],
+    "checksum of nothing": [
+        (
+            f"model: {{from_config: {{model_type: gpt2}}, tokenizer: a/b, sha256: {'f' * 64}}}",
+            "model: sha256 is of weights from a file, and from_config has none",
+        ),
+    ],
     "blocks that do not go together": [
         (
             "data: {train_file: train.csv, columns: {txt: text}}",

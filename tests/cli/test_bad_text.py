@@ -88,7 +88,7 @@ CHATS = {
     "null question": (chat(("user", None), ("assistant", "b")), "the content of message 1 is missing (null)"),
     "list content": (chat(("user", [1]), ("assistant", "b")), "the content of message 1 is [1], not a"),
     "surrogate": (chat(("user", "a"), ("assistant", "\ud800")), "the content of message 2 holds half a char"),
-    "no answer": (chat(("user", "a")), "the row has no label, as other rows do"),
+    "no answer": (chat(("user", "a")), "the row has no answer, as other rows do"),
     "string": ({"messages": "hi"}, "the messages are no list, or an empty one"),
     "object": ({"messages": {"role": "user", "content": "a"}}, "the messages are no list, or an empty one"),
     "empty list": ({"messages": []}, "the messages are no list, or an empty one"),
@@ -112,9 +112,9 @@ def test_sharegpt(text: Callable[..., Path], refused: Refused) -> None:
 
 # The task, a row after one that is right, and what is to be read about it.
 ROWS = {
-    "empty": ("instruction", GOOD_ASKED, {"instruction": "a", "output": ""}, "the row has no label"),
+    "empty": ("instruction", GOOD_ASKED, {"instruction": "a", "output": ""}, "the row has no answer"),
     "blank": ("instruction", GOOD_ASKED, {"instruction": "a", "output": " "}, "the output is empty"),
-    "null": ("instruction", GOOD_ASKED, {"instruction": "a", "output": None}, "the row has no label"),
+    "null": ("instruction", GOOD_ASKED, {"instruction": "a", "output": None}, "the row has no answer"),
     "number": ("instruction", GOOD_ASKED, {"instruction": "a", "output": 7}, "the output is 7, not a string"),
     "question": ("instruction", GOOD_ASKED, {"instruction": " ", "output": "a"}, "the instruction is empty"),
     "instances": (
@@ -122,8 +122,8 @@ ROWS = {
         {"instruction": "a", "instances": ["b"]}, "instances is no list of objects with input and output",
     ),
     "text": ("text2text", GOOD_TEXT, {"text": None, "target": "a"}, "the text is missing (null)"),
-    "target null": ("text2text", GOOD_TEXT, {"text": "a", "target": None}, "the row has no label, as other"),
-    "target empty": ("text2text", GOOD_TEXT, {"text": "a", "target": ""}, "the row has no label, as other"),
+    "target null": ("text2text", GOOD_TEXT, {"text": "a", "target": None}, "the row has no answer, as other"),
+    "target empty": ("text2text", GOOD_TEXT, {"text": "a", "target": ""}, "the row has no answer, as other"),
     "target blank": ("text2text", GOOD_TEXT, {"text": "a", "target": "\t"}, "the target is empty"),
     "target number": ("text2text", GOOD_TEXT, {"text": "a", "target": 7}, "the target is 7, not a string"),
     "targets": ("text2text", GOOD_TEXT, {"text": "a", "target": ["b", ""]}, "the target is empty"),
@@ -154,10 +154,10 @@ def test_documents_that_hold_nothing_are_counted(text: Callable[..., Path], ftki
         (
             "text2text",
             [{"text": "a", "target": None}, GOOD_TEXT],
-            "train.jsonl:2: the row has a label, the rows",
+            "train.jsonl:2: the row has an answer, the rows",
         ),
-        ("text2text", [{"text": "a", "target": None}], "train.jsonl:1: no training row has a label"),
-        ("instruction", [chat(("user", "a"))], "train.jsonl:1: no training row has a label"),
+        ("text2text", [{"text": "a", "target": None}], "train.jsonl:1: no training row has an answer"),
+        ("instruction", [chat(("user", "a"))], "train.jsonl:1: no training row has an answer"),
         ("text2text", [{"text": "a"}], "train.jsonl:1: no column 'target' or 'summary' or"),
         ("text2text", [{"target": "a"}], "train.jsonl:1: no column 'text' or 'source' or"),
         ("instruction", [{"instruction": "a"}], "train.jsonl:1: no column 'output' or 'completion' or"),

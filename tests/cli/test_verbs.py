@@ -156,6 +156,24 @@ def test_a_gate_against_a_baseline(ftkit: Any, finished: Path) -> None:
     assert "gate passed: accuracy" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["check", "finetune"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "before.json: the baseline cannot be read: No such file or directory"),
+        ("{", "before.json: the baseline cannot be read: Expecting property name"),
+        ("[]", "before.json: the baseline holds no accuracy\n  a baseline is the metrics.json of a run"),
+    ],
+)
+def test_a_missing_baseline_is_found_before_training(
+    verb: str, content: str | None, says: str, folder: Path, say: Any, refused: Any
+) -> None:
+    if content is not None:
+        (folder / "before.json").write_text(content)
+    say("gates: {accuracy: {baseline: before.json, max_drop: 0.01}}")
+    refused(3, verb, "recipe.yaml", says=says)
+
+
 def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
     texts = [row["text"] for row in rows]
@@ -177,6 +195,13 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     one = ftkit("predict", finished, "--text", texts[0], "--json")
     assert json.loads(one.stdout)["predictions"][0]["label"] == rows[0]["prediction"]
     assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
+
+
+def test_what_is_cut_is_said_once(ftkit: Any, finished: Path) -> None:
+    many = "\n".join(["red " * 2000] * 100)  # more than one part of a stream
+    done = ftkit("predict", finished, "-", input=many)
+    assert done.stderr.count("tokens are cut") == 1, done.stderr
+    assert "are cut" not in ftkit("predict", finished, "--text", "red").stderr
 
 
 def test_python_predicts_with_a_model_that_is_loaded_once(

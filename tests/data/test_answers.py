@@ -144,5 +144,5 @@ def test_minus_one_in_some_rows_is_no_label_of_the_training_data(read: Read) -> 
 
 
 def test_withheld_labels_teach_nothing(read: Read) -> None:
-    with pytest.raises(InputError, match="no training row has a label"):
+    with pytest.raises(InputError, match="no training row has an answer"):
         read(Classification(labels=["neg", "pos"]), train=texts(-1, -1))

@@ -394,7 +394,7 @@ ROWS = [
     ((None, ["B-PER", "O"]), ": the tokens are None, not a list"),
     ((["Ann", "won"], []), ": the row has no tags"),
     ((["Ann", "won"], "B-PER O"), ": the tags are 'B-PER O', not a list"),
-    ((["Ann", "won"], None), ": the row has no label, as other rows do"),
+    ((["Ann", "won"], None), ": the row has no answer, as other rows do"),
     ((["Ann", "won"], ["B-PER", True]), ", word 2 ('won'): the tag is True"),
     ((["Ann", "won"], ["B-PER", 0.5]), ", word 2 ('won'): the tag is 0.5"),
     ((["Ann", "won"], ["B-PER", " "]), ", word 2 ('won'): the tag is ' '"),
@@ -437,7 +437,7 @@ SPANS = [
     ([None], ": the entity None is no span"),
     ({"start": 0, "end": 3}, ": the entities are {'start': 0, 'end': 3}, not a list"),
     ("Ann", ": the entities are 'Ann', not a list"),
-    (None, ": the row has no label, as other rows do"),
+    (None, ": the row has no answer, as other rows do"),
 ]
 
 
@@ -469,7 +469,7 @@ def test_spans_that_are_wrong(spans: Any, says: str, read: Read) -> None:
         ("train.json", '[{"tokens": ["a"], "ner_tags": ["O"]}]', ": no training row holds an entity"),
         ("train.jsonl", '{"text": " ", "entities": []}', ":1: the text is empty"),
         ("train.jsonl", '{"text": "Ann won", "entities": []}', ": no training row holds an entity"),
-        ("train.jsonl", '{"text": "Ann won", "entities": null}', ":1: no training row has a label"),
+        ("train.jsonl", '{"text": "Ann won", "entities": null}', ":1: no training row has an answer"),
         ("train.jsonl", '{"sentence": "Ann won", "word_labels": "B-PER O"}', ":1: no column 'tag' or"),
         ("train.jsonl", '{"intent": "a", "label": "b"}', ":1: there is no column of tokens or of text"),
     ],

@@ -282,7 +282,7 @@ def test_the_shipped_recipes_need_their_configuration(standin: Callable[[str], P
 
 def test_a_split_with_some_labels_unknown_is_refused_by_row(tmp_path: Path) -> None:
     write(tmp_path, ONE_LABEL, {"train": rows(0, 1, -1)})
-    with pytest.raises(InputError, match=r"\[train\] row 3: the row has no label"):
+    with pytest.raises(InputError, match=r"\[train\] row 3: the row has no answer"):
         load(tmp_path)
 
 
