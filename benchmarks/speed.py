@@ -413,13 +413,13 @@ def stopwatch(job: Figures) -> Any:
         def watch(self, meter: Any) -> None:
             self.watched, count_pass = True, meter.count_pass
 
-            def counted(part: Figures) -> None:
-                self.count(part)
-                count_pass(part)
+            def counted(part: Figures, *, padded: bool) -> None:
+                self.count(part, padded=padded)
+                count_pass(part, padded=padded)
 
             meter.count_pass = counted
 
-        def count(self, inputs: Figures) -> None:
+        def count(self, inputs: Figures, *, padded: bool = True) -> None:
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             # The sum of a step's token ids tells whether both sides saw the same rows in it.
             self.digests[-1] += int((ids * mask).sum())
@@ -428,7 +428,7 @@ def stopwatch(job: Figures) -> Any:
                 self.rows += len(ids)
                 self.tokens += int(lengths.sum())
                 self.squares += int((lengths * lengths).sum())
-                self.padded += ids.numel()
+                self.padded += ids.numel() if padded else int(lengths.sum())
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.ready = self.ready or time.time()

@@ -97,10 +97,12 @@ class LoRA(Method):
 
 
 def modules_of(parameters: Sequence[str]) -> list[str]:
-    """The modules that hold the given parameters.
+    """The modules that hold the given parameters, none inside another one.
 
     >>> modules_of(["classifier.bias", "classifier.weight", "bert.pooler.dense.weight"])
     ['bert.pooler.dense', 'classifier']
+    >>> modules_of(["cls.predictions.bias", "cls.predictions.decoder.bias"])
+    ['cls.predictions']
     """
     modules = sorted({name.rpartition(".")[0] for name in parameters})
     if "" in modules:
@@ -109,7 +111,7 @@ def modules_of(parameters: Sequence[str]) -> list[str]:
             f"method: lora cannot train the new parameter {bare[0]!r}: it stands outside any module",
             hint="use method: full",
         )
-    return modules
+    return [one for one in modules if not any(one.startswith(f"{other}.") for other in modules)]
 
 
 def linear_layers(model: nn.Module, without: Sequence[str]) -> list[str]:

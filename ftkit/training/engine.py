@@ -30,6 +30,7 @@ from ftkit.training.heads import Batch, Features
 from ftkit.training.resumable import ResumableTrainer
 from ftkit.training.room import Room, never_out_of_memory
 from ftkit.training.throughput import Meter
+from ftkit.training.unpadded import Unpadded
 
 _MOST_SKIPPED_STEPS = 20
 _MOST_ROWS_NAMED = 5
@@ -61,6 +62,7 @@ class Engine(ResumableTrainer):
         micro_batch_overhead: What a further forward and backward pass costs, in tokens; `None`
             keeps every batch whole, as long as it fits into memory.
         most_tokens: The most tokens to compute at once; `None` where no limit is known.
+        unpadded: Takes the padding out of batches; `None` where the model cannot be computed so.
     """
 
     control: TrainerControl
@@ -77,6 +79,7 @@ class Engine(ResumableTrainer):
         callbacks: list[TrainerCallback],
         micro_batch_overhead: int | None = None,
         most_tokens: int | None = None,
+        unpadded: Unpadded | None = None,
     ) -> None:
         self.rows = Rows(features, collator.objective, args.seed)
         self.collator = collator
@@ -98,6 +101,10 @@ class Engine(ResumableTrainer):
         )
         # The loss is divided by the whole optimizer batch; Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
+        # What shards a model has hooks of its own around the blocks.
+        self.unpadded = None if self.is_fsdp_enabled or self.is_deepspeed_enabled else unpadded
+        if self.unpadded:
+            self.micro_batch_overhead = _NEVER_CUT
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -177,8 +184,9 @@ class Engine(ResumableTrainer):
 
         def compute(part: Batch) -> None:
             nonlocal loss
-            self.meter.count_pass(part)
-            loss += super(Engine, self).training_step(model, part, count)
+            self.meter.count_pass(part, padded=self.unpadded is None)
+            with self.unpadded.rows(part["attention_mask"]) if self.unpadded else nullcontext():
+                loss += super(Engine, self).training_step(model, part, count)
 
         with fast_kernels() if self.args.device.type == "cpu" else nullcontext():
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -30,7 +30,7 @@ from ftkit.training.defaults import (
 )
 from ftkit.training.engine import Engine
 from ftkit.training.features import lengths
-from ftkit.training.heads import Encoded, Features
+from ftkit.training.heads import Batch, Encoded, Features
 from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
 from ftkit.training.packing import Packed, refuse_mixed_rows
@@ -39,6 +39,7 @@ from ftkit.training.processes import processes, shared
 from ftkit.training.setup import Scorer, Setup, Show, Workplace
 from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
+from ftkit.training.unpadded import Unpadded, unpadded_as_padded
 from ftkit.training.writing import WritingHead
 
 if TYPE_CHECKING:
@@ -126,15 +127,29 @@ class TrainedEstimator:
         longest = int(lengths(features).argmax())
 
         def forward(count: int) -> Tensor:
-            batch = self.collator([rows[longest, 1.0, 0]] * count)
-            inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS, WEIGHTS)}
-            with autocast(torch.device("cpu"), self.precision):
-                outputs = self.objective.outputs(self.model, inputs, batch["labels"])
-                return self.objective.row_losses(outputs, batch["labels"])
+            return self._losses(self.collator([rows[longest, 1.0, 0]] * count))
 
         tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
         parts = self.setup.micro_batch
         return plan(self.model, self.arguments, forward=forward, tokens=tokens, parts=parts)
+
+    def _unpadded(self, features: Sequence[Features]) -> Unpadded | None:
+        """What computes the real tokens of a batch alone, where that was measured to be faster."""
+        arguments = self.arguments
+        plain = processes().device.type == "cpu" and not arguments.torch_compile
+        if not self.setup.micro_batch or not plain or self.objective.packing:
+            return None
+        order = lengths(features).argsort(kind="stable").tolist()
+        rows = Rows(features, self.objective, self.setup.seed)
+        batch = self.collator([rows[row, 1.0, 0] for row in (order[0], order[len(order) // 2], order[-1])])
+        return unpadded_as_padded(self.model, batch, self._losses, _TOLERANCE[self.precision])
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """The loss of each row of a batch, on the CPU."""
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS, WEIGHTS)}
+        with autocast(torch.device("cpu"), self.precision):
+            outputs = self.objective.outputs(self.model, inputs, batch["labels"])
+            return self.objective.row_losses(outputs, batch["labels"])
 
     def _engine(
         self,
@@ -165,6 +180,7 @@ class TrainedEstimator:
                 callbacks=training_callbacks(self.setup, workplace, validated=evaluate is not None),
                 micro_batch_overhead=pass_overhead(self.model) if self.setup.micro_batch else None,
                 most_tokens=most_tokens,
+                unpadded=self._unpadded(packed or encoded.features),
             )
         # Progress and log file are our own.
         engine.remove_callback(PrinterCallback)

@@ -40,11 +40,11 @@ class Meter:
             self.rows += len(mask) if positions is None else int(((positions == 0) & (mask == 1)).sum())
             self.tokens += int(mask.sum())
 
-    def count_pass(self, part: Mapping[str, Tensor]) -> None:
-        """Count what a pass over a batch, or over a part of one, computes."""
+    def count_pass(self, part: Mapping[str, Tensor], *, padded: bool) -> None:
+        """Count what a pass over a batch, or over a part of one, computes: its padding too, or not."""
         mask = part.get("attention_mask")
         if mask is not None:
-            self.computed += mask.numel()
+            self.computed += mask.numel() if padded else int(mask.sum())
 
     @contextmanager
     def pause(self) -> Iterator[None]:

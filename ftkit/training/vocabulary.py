@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,7 +49,7 @@ def token_losses(
         Losses in nats, shape (tokens,), fp32.
     """
     whole: Any = extract_model_from_parallel(model)
-    layer = whole.get_output_embeddings()
+    layer = _output_layer(whole)
     vocabulary = whole.config.get_text_config().vocab_size
     if len(targets) * vocabulary <= _MOST_LOGITS or not _ends_with(whole, layer, inputs, options):
         with logits_at(whole, positions):
@@ -82,8 +82,20 @@ def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
         positions: Boolean, shape (rows, positions). Logits have the shape (chosen positions, vocabulary).
     """
     width = positions.shape[1]
-    with _before(model.get_output_embeddings(), lambda hidden: hidden[:, :width][positions]):
+    with _before(_output_layer(model), lambda hidden: hidden[:, :width][positions]):
         yield
+
+
+def _output_layer(model: Any) -> nn.Module:
+    """The layer that makes logits; where PEFT trains a copy of the part it belongs to, that of the copy."""
+    layer: nn.Module = model.get_output_embeddings()
+    for module in model.modules() if hasattr(model, "peft_config") else ():
+        if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+            inner = {id(one): name for name, one in module.original_module.named_modules()}
+            if name := inner.get(id(layer)):
+                copy = module.modules_to_save[module.active_adapters[0]]
+                return cast("nn.Module", copy.get_submodule(name))
+    return layer
 
 
 class _Loss(torch.autograd.Function):

@@ -193,6 +193,7 @@ def test_gradients_equal_plain_transformers(
     cuts: list[Any] = []
     with monkeypatch.context() as patch:
         patch.setattr("ftkit.training.estimator.pass_overhead", lambda model: 1)
+        patch.setattr("ftkit.training.estimator.unpadded_as_padded", lambda *_: None)
         patch.setattr(
             "ftkit.training.engine.micro_batches",
             lambda *given, **more: cuts.append(micro_batches(*given, **more)) or cuts[-1],

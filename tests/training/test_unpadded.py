@@ -1,0 +1,170 @@
+"""Batches without padding give what padded ones give, with every architecture that can have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import write_colours
+from training.test_gradients import engine_gradients
+from transformers import AutoModelForSequenceClassification
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import ftkit
+from ftkit.training import estimator
+from ftkit.training.unpadded import Unpadded, unpadded_as_padded
+
+Folder = Callable[[str], Path]
+LENGTHS = [3, 40, 17, 16, 9, 33, 20, 5]
+ENCODERS = ["bert", "distilbert", "roberta", "electra", "modernbert"]
+DECODERS = ["gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox", "opt"]
+
+
+def batch(side: str = "right") -> dict[str, torch.Tensor]:
+    """Rows of random tokens."""
+    generator = torch.Generator().manual_seed(1)
+    columns = torch.arange(max(LENGTHS))
+    mask = torch.stack([columns < length for length in LENGTHS]).long()
+    mask = mask if side == "right" else mask.flip(1)
+    ids = torch.randint(5, 40, mask.shape, generator=generator)
+    # Classifiers on decoders find the last token by the padding.
+    return {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
+
+
+def load(folder: Path) -> Any:
+    torch.manual_seed(1)
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, pad_token_id=0).eval()
+
+
+def losses(model: Any) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+    return lambda inputs: model(**inputs).logits.logsumexp(dim=1) - model(**inputs).logits[:, 0]
+
+
+def gradients(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    targets = torch.arange(len(LENGTHS)) % 3
+    torch.nn.functional.cross_entropy(model(**inputs).logits, targets).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -> None:
+    """Per tensor: |d| <= 1e-5 |g| + 1e-6 |g of all|."""
+    assert ours.keys() == plain.keys()
+    whole = torch.stack([gradient.norm() for gradient in plain.values()]).norm()
+    for name, gradient in plain.items():
+        assert (ours[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6 * whole, name
+
+
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_of_an_architecture(architecture: str, checkpointing: bool, still: Folder) -> None:
+    model, inputs = load(still(architecture)), batch()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.train()
+    plain = gradients(model, inputs)
+    found = Unpadded.of(model)
+    assert found is not None
+    seen: list[torch.Size] = []
+    norms = [m for m in found.blocks[-1].modules() if "norm" in type(m).__name__.lower()]
+    hook = norms[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    with found.rows(inputs["attention_mask"]):
+        ours = gradients(model, inputs)
+    hook.remove()
+    assert_same(ours, plain)
+    assert {shape[:2] for shape in seen} == {(1, sum(LENGTHS))}, "blocks see the real tokens alone"
+    assert "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
+    assert_same(gradients(model, inputs), plain)  # and nothing is left behind
+
+
+def test_padding_on_the_left(still: Folder) -> None:
+    model, inputs = load(still("llama")), batch("left")
+    plain, found = gradients(model, inputs), Unpadded.of(model)
+    assert found is not None
+    with found.rows(inputs["attention_mask"]):
+        assert_same(gradients(model, inputs), plain)
+
+
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+def test_an_architecture_that_says_the_same(architecture: str, still: Folder) -> None:
+    model = load(still(architecture))
+    assert unpadded_as_padded(model, batch(), losses(model), 1e-5) is None, "two passes attend twice"
+    assert unpadded_as_padded(model, batch(), lambda inputs: model(**inputs).logits.sum(1), 1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["deberta-v2", "t5", "bart", "bloom"])
+def test_an_architecture_that_attends_by_other_means(architecture: str, still: Folder) -> None:
+    model, inputs = load(still(architecture)), batch()
+    inputs["input_ids"][:, -1] = inputs["input_ids"][:, 2] = model.config.eos_token_id or 1
+    inputs["attention_mask"][:, -1] = 1
+    assert unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-5) is None
+
+
+def test_a_model_that_mixes_tokens_elsewhere_is_found_out(still: Folder) -> None:
+    model = load(still("bert"))
+    dense = model.bert.encoder.layer[0].intermediate
+    dense.register_forward_hook(lambda _, __, output: output + output.roll(1, dims=1))
+    assert unpadded_as_padded(model, batch(), lambda inputs: model(**inputs).logits.sum(1), 1e-5) is None
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Unpadded | None]:
+    """What engines are made with from now on."""
+    made: list[Unpadded | None] = []
+    original = estimator.unpadded_as_padded
+
+    def watching(*given: Any) -> Unpadded | None:
+        made.append(original(*given))
+        return made[-1]
+
+    monkeypatch.setattr(estimator, "unpadded_as_padded", watching)
+    return made
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("task", ["classification", "language_modeling"])
+def test_a_run(
+    task: str,
+    method: str,
+    architecture: str,
+    recipe: dict[str, Any],
+    still: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same gradients and losses as whole batches with padding, in every step."""
+    (tmp_path / "data").mkdir()
+    write_colours(tmp_path / "data/train.csv", rows=21, seed=3)
+    still_standing = {"max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 1e-30, "logging_steps": 1}
+    recipe |= {
+        "training": recipe["training"] | {"num_train_epochs": 1} | still_standing,
+        "task": {"type": task} | ({"documents": "separate"} if task == "language_modeling" else {}),
+        "model": {"name_or_path": str(still(architecture))},
+        "data": {"data_dir": str(tmp_path / "data")},
+        "method": method,
+    }
+    found = []
+    made = watched(monkeypatch)
+    for micro_batch in ("off", "auto"):
+        engine = {"precision": "fp32", "micro_batch": micro_batch}
+        with monkeypatch.context() as patch:
+            found.append(engine_gradients(recipe | {"engine": engine}, patch))
+    assert [type(one) for one in made] == [Unpadded], "once, for the second run"
+    (whole, whole_losses), (ours, our_losses) = found
+    assert our_losses == pytest.approx(whole_losses, rel=1e-5)
+    for one, other in zip(ours, whole, strict=True):
+        assert_same(one, other)
+
+
+def test_padding_is_counted_where_it_is_computed(recipe: dict[str, Any]) -> None:
+    shares = []
+    for micro_batch in ("auto", "off"):
+        run = ftkit.finetune(
+            recipe | {"engine": {"precision": "fp32", "micro_batch": micro_batch}}, overwrite=True
+        )
+        shares.append(run.manifest["training"]["speed"]["padding"])
+    assert shares[0] == 0
+    assert shares[1] > 0.1
