@@ -58,9 +58,10 @@ class EngineSettings(Block):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
     micro_batch: Literal["auto", "off"] = "auto"
-    """`auto` computes a batch in parts of similar length, so that little of it is padding, and on a CPU of a
-    size beyond which larger ones only take more memory; the optimizer batch, the rows and the gradient stay
-    the same."""
+    """`auto` leaves padding out: on a CPU between a model's first and last block, where its architecture lets
+    rows follow each other there, else by computing a batch in parts of similar length. On a CPU it also cuts
+    parts beyond a size from which larger ones only take more memory. The optimizer batch, the rows and the
+    gradient stay the same; `off` computes batches whole, with their padding."""
 
 
 class Generation(Block):

@@ -139,9 +139,12 @@ class TrainedEstimator:
         plain = processes().device.type == "cpu" and not arguments.torch_compile
         if not self.setup.micro_batch or not plain or self.objective.packing:
             return None
-        order = lengths(features).argsort(kind="stable").tolist()
+        sizes = lengths(features)
+        order = sizes.argsort(kind="stable").tolist()
+        shortest, middle, longest = order[0], order[len(order) // 2], order[-1]
         rows = Rows(features, self.objective, self.setup.seed)
-        batch = self.collator([rows[row, 1.0, 0] for row in (order[0], order[len(order) // 2], order[-1])])
+        pair = shortest, middle if sizes[middle] > sizes[shortest] else longest
+        batch = self.collator([rows[row, 1.0, 0] for row in pair])
         return unpadded_as_padded(self.model, batch, self._losses, _TOLERANCE[self.precision])
 
     def _losses(self, batch: Batch) -> Tensor:
