@@ -27,7 +27,7 @@ SIZES = {
     "intermediate_size": 512,
     "max_position_embeddings": 128,
 }
-PRETRAINING = {"num_train_epochs": 20, "per_device_train_batch_size": 32, "learning_rate": 1e-3}
+PRETRAINING = {"num_train_epochs": 50, "per_device_train_batch_size": 64, "learning_rate": 2e-3}
 TRAINING = {"num_train_epochs": 10, "per_device_train_batch_size": 64, "learning_rate": 5e-4}
 SCHEDULE = {"warmup_steps": 0.1, "save_strategy": "no", "eval_strategy": "no"}
 
