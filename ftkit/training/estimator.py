@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ftkit")
 
 _RECORDS_AT_ONCE = 65_536
-_ROWS_COMPARED = 64
+_ROWS_COMPARED, _TOKENS_COMPARED = 64, 4096
+"""The most rows and tokens, padding included, that a saved model is compared on."""
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -450,7 +451,10 @@ class TrainedEstimator:
             InputError: The logits differ by more than the precision explains.
         """
         rows = Rows(self.encoded.features, self.objective, self.setup.seed)
-        features = [rows[number, 1.0, 0][2] for number in range(min(len(rows), _ROWS_COMPARED))]
+        sizes = lengths(self.encoded.features)[:_ROWS_COMPARED]
+        order = sizes.argsort(kind="stable")
+        few = [row for count, row in enumerate(order, 1) if count * sizes[row] <= _TOKENS_COMPARED]
+        features = [rows[int(row), 1.0, 0][2] for row in few or order[:1]]
         before = self._forward(features)[0]
         if is_sharded(self.model) and not processes().is_main_process:
             # The model was too large for each process to hold it whole.

@@ -16,6 +16,7 @@ import ftkit
 from ftkit.errors import InputError
 from ftkit.training import estimator, memory
 from ftkit.training.engine import Engine
+from ftkit.training.estimator import TrainedEstimator
 
 
 def losses(run: Any) -> list[float]:
@@ -40,6 +41,25 @@ def test_a_step_that_does_not_fit_is_repeated_in_parts(
     monkeypatch.setattr(Engine, "compute_loss", meeting(rows=2))
     assert losses(ftkit.finetune(still_recipe("short", engine=engine))) == pytest.approx(plenty, rel=1e-5)
     assert "out of memory; the step is repeated in parts of at most" in caplog.text
+
+
+def test_a_saved_model_is_compared_on_few_tokens(
+    still_recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of 64 long rows at once would take more time and memory than some trainings."""
+    (tmp_path / "train.csv").write_text("text,label\n" + f"{'red ' * 60},red\ngreen,green\n" * 100)
+    seen: list[tuple[int, int]] = []
+    forward = TrainedEstimator._forward
+
+    def watched(self: TrainedEstimator, features: Any) -> Any:
+        seen.append((len(features), max(len(row["input_ids"]) for row in features)))
+        return forward(self, features)
+
+    monkeypatch.setattr(TrainedEstimator, "_forward", watched)
+    monkeypatch.setattr("ftkit.training.estimator._TOKENS_COMPARED", 256)
+    recipe = still_recipe("few", data={"train_file": str(tmp_path / "train.csv")})
+    ftkit.finetune(recipe, ["training.max_steps=1"])
+    assert seen == [(32, 3), (32, 3)], "the trained model and the saved one, on the short rows"
 
 
 def test_a_row_that_does_not_fit_is_named(still_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
