@@ -168,3 +168,19 @@ def test_padding_is_counted_where_it_is_computed(recipe: dict[str, Any]) -> None
         shares.append(run.manifest["training"]["speed"]["padding"])
     assert shares[0] == 0
     assert shares[1] > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_in_bf16(
+    method: str, architecture: str, recipe: dict[str, Any], still: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe |= {"model": {"name_or_path": str(still(architecture))}, "method": method}
+    recipe["training"] = {"max_steps": 2, "logging_steps": 1}
+    made, found = watched(monkeypatch), []
+    for micro_batch in ("off", "auto"):
+        engine = {"precision": "bf16", "micro_batch": micro_batch}
+        with monkeypatch.context() as patch:
+            found.append(engine_gradients(recipe | {"engine": engine}, patch)[1])
+    assert [type(one) for one in made] == [Unpadded]
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
