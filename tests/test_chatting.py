@@ -104,6 +104,12 @@ def test_an_answer_in_pieces_is_the_answer(whole: Callable[[str], Path]) -> None
     assert shown.strip() == answer == whole_answer[: whole_answer.index(end)].strip()
 
 
+def test_an_empty_message_is_refused(tmp_path: Path, ftkit: Callable[..., Any]) -> None:
+    done = ftkit("chat", tmp_path, "--once", " ")
+    assert done.returncode == 2
+    assert "--once: the message is empty" in done.stderr
+
+
 def test_a_run_of_another_task_is_refused(recipe: dict[str, Any], ftkit: Callable[..., Any]) -> None:
     recipe["training"] |= {"max_steps": 1}
     run = library.finetune(recipe)

@@ -26,9 +26,12 @@ def chat(
     """Talk with a run that follows instructions; piped input is a message a line."""
     console.start(quiet=quiet, verbose=verbose)
     from ftkit.chatting import Chat
+    from ftkit.errors import UsageError
     from ftkit.evaluation import find_run
     from ftkit.prediction import decoded
 
+    if once is not None and not once.strip():
+        raise UsageError("--once: the message is empty", hint='for example --once "Where is my parcel?"')
     conversation = Chat(find_run(run), system)
     if once is not None:
         _answer(conversation, once)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ftkit.data.base import Format, Reading, Row
+from ftkit.data.jsonlines import without_repeats
 from ftkit.data.text import open_text
 from ftkit.errors import InputError
 
@@ -22,7 +23,7 @@ class JsonArray(Format):
         with open_text(path, reading.encoding) as file:
             text = file.read()
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=without_repeats)
         except json.JSONDecodeError as error:
             raise InputError(
                 f"broken JSON: {error.msg} (column {error.colno})",
