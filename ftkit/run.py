@@ -380,17 +380,18 @@ def _refuse_to_remove_sources(recipe: Recipe, folder: Path) -> None:
         UsageError: It is.
     """
     gone = [folder / name for name in _WRITTEN]
-    for block in (recipe.model, recipe.data, recipe.method):
-        for key in block.path_keys:
-            value = getattr(block, key)
-            for one in value if isinstance(value, list) else [value]:
-                path = Path(one).absolute() if isinstance(one, str) and one else None
-                if path and (path == folder or any(path.is_relative_to(part) for part in gone)):
-                    raise UsageError(
-                        f"--overwrite would remove what the recipe starts from: {path}",
-                        where=str(folder),
-                        hint="choose another folder with --set output_dir=DIR",
-                    )
+    blocks = (recipe.model, recipe.data, recipe.method)
+    used = [getattr(block, key) for block in blocks for key in block.path_keys]
+    used += [gate.baseline for gate in recipe.gates.values()]
+    for value in used:
+        for one in value if isinstance(value, list) else [value]:
+            path = Path(one).absolute() if isinstance(one, str) and one else None
+            if path and (path == folder or any(path.is_relative_to(part) for part in gone)):
+                raise UsageError(
+                    f"--overwrite would remove what the recipe starts from: {path}",
+                    where=str(folder),
+                    hint="choose another folder with --set output_dir=DIR",
+                )
 
 
 def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:

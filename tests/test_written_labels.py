@@ -200,7 +200,7 @@ def test_a_head_needs_answers_in_their_contexts(tiny: Callable, tmp_path: Path) 
     tree = tree_of("qa", tiny("bert"), data, output_dir=str(tmp_path / "run"))
     short = ["model.max_length=32"]
     with pytest.raises(ftkit.errors.InputError, match="no answer stands in its context, so a head has"):
-        check(tree, short)
+        ftkit.finetune(tree, short)
     tree = tree_of("qa", tiny("t5"), data, output_dir=str(tmp_path / "run"))
     assert "4 answers do not stand" in str(check(tree, [*short, "task.formulation=text"]))
 

@@ -91,7 +91,9 @@ class DataSource(Block):
         if not self.dataset_name and not files:
             raise ValueError("no data: give train_file, data_dir or dataset_name")
         # Compared with the defaults: the recipe of a run names them all.
-        idle = [key for key in _HUB_KEYS if getattr(self, key) != type(self).model_fields[key].default]
+        idle = [
+            key for key in _HUB_KEYS if getattr(self, key) not in ("", type(self).model_fields[key].default)
+        ]
         if idle and not self.dataset_name:
             raise ValueError(f"{idle[0]} is of a Hub data set (dataset_name), not of files")
         for split in ("validation", "test"):

@@ -27,7 +27,7 @@ from ftkit.models.trust import (
 
 PACKAGE_PREFIX = "package:"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm")
+_TOKENIZERS = ("*token*", "vocab*", "*.model", "*.spm", "tekken.json")
 
 
 class FreshTokenizer(Block):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, pairwise
@@ -127,7 +128,7 @@ def _span(value: Any, text: str, where: str) -> Span:
         )
     inside = text[start:end]
     named = value.get("text") if isinstance(value, Mapping) else None
-    if isinstance(named, str) and named.strip() != inside.strip():
+    if isinstance(named, str) and named.strip() and _letters(named) != _letters(inside):
         raise InputError(
             f"the entity {start}-{end} ({label}) is {named!r:.40} by its text, {inside!r:.40} by its place",
             where=where,
@@ -138,6 +139,11 @@ def _span(value: Any, text: str, where: str) -> Span:
     return Span(
         start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), label.strip()
     )
+
+
+def _letters(text: str) -> str:
+    """What stays of a text that a tool writes again: not white space, case, or how accents are coded."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 # What they say --------------------------------------------------------------------------

@@ -286,7 +286,7 @@ class Classification(Task):
         given = self.class_weights if isinstance(self.class_weights, dict) else {}
         if unknown := [name for name in given if name not in labels]:
             return f"{unknown[0]!r} is no label; labels: {_some(labels)}{_nearest(unknown[0], labels)}"
-        if not any(given.get(name, 1.0) for name in labels):
+        if not self.multi_label and not any(given.get(name, 1.0) for name in labels):
             return "all are 0, so nothing would be learned"
         return ""
 

@@ -146,7 +146,9 @@ class TrainedEstimator:
         rows = Rows(features, self.objective, self.setup.seed)
         pair = shortest, middle if sizes[middle] > sizes[shortest] else longest
         batch = self.collator([rows[row, 1.0, 0] for row in pair])
-        return unpadded_as_padded(self.model, batch, self._losses, _TOLERANCE[self.precision])
+        found = unpadded_as_padded(self.model, batch, self._losses, 10 * _TOLERANCE[self.precision])
+        log.debug("  batches are computed %s their padding", "with" if found is None else "without")
+        return found
 
     def _losses(self, batch: Batch) -> Tensor:
         """The loss of each row of a batch, on the CPU."""
@@ -371,7 +373,9 @@ class TrainedEstimator:
             part = records[start : start + size]
             encoded = self._known(self._encode(part), part, "scored")
             if encoded.truncated and self.answers is None and not self._told_cut:
-                log.warning("  note: texts longer than %d tokens are cut", self.max_length)
+                log.warning(
+                    "  note: a part of some texts is not read: the model takes %d tokens", self.max_length
+                )
                 self._told_cut = True
             predictions += self._predict(part, encoded)[0]
         return predictions

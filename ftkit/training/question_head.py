@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftkit.errors import UsageError
+from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record, Writing
 from ftkit.training.features import FeatureTable
 from ftkit.training.heads import Batch, Encoded, Features, Objective
@@ -85,6 +85,24 @@ class QuestionHead(Objective):
                 features.append(found)
                 owners.append(start + number)
         return Encoded(features, owners, truncated)
+
+    def training_rows(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """The same, of answers that a head can learn.
+
+        Raises:
+            InputError: None of them stands in its context.
+        """
+        answers = [record.target for record in records if isinstance(record.target, Writing)]
+        known = [answer for answer in answers if answer.text]
+        if known and all(answer.start < 0 for answer in known):
+            raise InputError(
+                "no answer stands in its context, so a head has nothing to point at",
+                where=records[0].where,
+                hint="copy answers letter by letter; a model writes other ones with task.formulation: text",
+            )
+        return self.encode(records, tokenizer, max_length)
 
     def _questions(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int

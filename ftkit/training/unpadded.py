@@ -23,7 +23,8 @@ from ftkit.training.heads import Batch
 _ATTENTION = "sdpa"
 _SHORT = 16
 """Rows of at most so many tokens attend together; of longer ones those between two powers of two."""
-_ROUND = 4
+_ROUND, _ROUND_ALL = 4, 16
+"""Columns of a group, and tokens in all, are rounded up to multiples: fewer shapes need fewer kernels."""
 
 
 class Unpadded:
@@ -51,23 +52,22 @@ class Unpadded:
         Args:
             mask: 1 where there is a token, 0 where there is padding, shape (rows, columns).
         """
-        if len(mask) < 2 or bool(mask.all()):
+        if bool(mask.all()) or len(mask) < 2:
             yield
             return
         layout = _Layout(mask)
-        attend = ALL_ATTENTION_FUNCTIONS[_ATTENTION]
+        attend, own = ALL_ATTENTION_FUNCTIONS[_ATTENTION], dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
 
         def in_rows(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, None]:
             self.attended += 1
             return layout.attend(attend, module, *given, **options)
 
         with ExitStack() as stack:
-            for number, block in enumerate(self.blocks):
-                hook = layout.before_first if number == 0 else layout.before
-                stack.enter_context(block.register_forward_pre_hook(hook, with_kwargs=True))
+            for block in self.blocks:
+                stack.enter_context(block.register_forward_pre_hook(layout.before, with_kwargs=True))
             stack.enter_context(self.blocks[-1].register_forward_hook(layout.after_last))
             ALL_ATTENTION_FUNCTIONS[_ATTENTION] = in_rows
-            stack.callback(ALL_ATTENTION_FUNCTIONS.__delitem__, _ATTENTION)
+            stack.callback(setattr, ALL_ATTENTION_FUNCTIONS, "_local_mapping", own)
             yield
 
 
@@ -76,34 +76,70 @@ def unpadded_as_padded(
 ) -> Unpadded | None:
     """What takes the padding out of a model's batches, if the model says the same without it.
 
-    That a block attends by other means, or mixes tokens otherwise, shows on one small batch.
+    That a block attends by other means, or lets tokens see each other otherwise (by convolutions, or by a
+    state that goes from one to the next), shows on one small batch: what a row comes out as must not hang on
+    the others.
 
     Args:
         model: The model.
-        batch: Rows of different lengths, padded.
+        batch: Two rows of different lengths, padded.
         losses: The loss of each row of a batch.
-        tolerance: By how much losses may differ, relative to themselves.
+        tolerance: By how much numbers may differ, relative to the largest.
 
     Returns:
-        `None` where the losses differ, where an architecture cannot be computed that way, or where nothing
-        is padded.
+        `None` where the rows come out otherwise, where an architecture cannot be computed that way, or where
+        nothing is padded.
     """
     found, mask = Unpadded.of(model), batch.get("attention_mask")
-    if found is None or mask is None or mask.dim() != 2 or bool(mask.all()):
+    if found is None or mask is None or mask.dim() != 2 or bool(mask.all()) or _varies(model):
         return None
+    others = list(_changed(batch, mask.bool()))
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            expected = losses(batch)
+            expected, padded = _seen(found, batch, losses)
             with found.rows(mask):
-                same = torch.allclose(losses(batch), expected, rtol=tolerance, atol=tolerance)
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        # Whatever it is that an architecture does with its rows.
+                flat, hidden = _seen(found, batch, losses)
+                attended = found.attended
+                apart = [
+                    torch.equal(_seen(found, one, losses)[1][rows], hidden[rows]) for rows, one in others
+                ]
+    except Exception:  # noqa: BLE001 - whatever it is that an architecture does with its rows
         return None
     finally:
         model.train(training)
-    return found if same and found.attended == len(found.blocks) else None
+    same = _close(flat, expected, tolerance) and _close(hidden[mask.bool()], padded[mask.bool()], tolerance)
+    return found if same and all(apart) and attended == len(found.blocks) else None
+
+
+def _changed(batch: Batch, real: Tensor) -> Iterator[tuple[Tensor, Batch]]:
+    """The batch with each row in turn made of other tokens, in their number; which rows stay comes first."""
+    ids = batch["input_ids"]
+    one = ids[real][0]
+    other = ids[real & (ids != one)][0]
+    for row in torch.eye(len(ids), dtype=torch.bool, device=ids.device):
+        new = torch.where(ids == one, other, one)
+        yield ~row, {**batch, "input_ids": torch.where(real & row[:, None], new, ids)}
+
+
+def _varies(model: Any) -> bool:
+    """Whether a model leaves blocks out in training, or counts tokens in its blocks (Llama 4)."""
+    config = model.config.get_text_config()
+    return bool(getattr(config, "layerdrop", 0) or getattr(config, "attn_temperature_tuning", False))
+
+
+def _seen(found: Unpadded, batch: Batch, losses: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+    """The losses of a batch's rows, and what its last block returned, a row each."""
+    outputs: list[Any] = []
+    with found.blocks[-1].register_forward_hook(lambda _, __, output: outputs.append(output)):
+        said = losses(batch)
+    hidden = outputs[-1]
+    return said, (hidden[0] if isinstance(hidden, tuple) else hidden).float()
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return bool((one - other).abs().max() <= tolerance * other.abs().max().clamp(min=1e-6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +196,9 @@ class _Join(torch.autograd.Function):
 
 
 def _joined(groups: Sequence[_Group], padded: Sequence[Tensor], tokens: int) -> Tensor:
+    """The tokens of all rows, and zeros after them."""
     flat = padded[0].new_empty(tokens, *padded[0].shape[2:])
+    flat[sum(len(group.tokens) for group in groups) :] = 0
     for group, rows in zip(groups, padded, strict=True):
         group.put(rows, flat)
     return flat
@@ -171,7 +209,10 @@ class _Layout:
 
     def __init__(self, mask: Tensor) -> None:
         self.shape = mask.shape
-        self.tokens = int(mask.sum())
+        self.tokens = -(-int(mask.sum()) // _ROUND_ALL) * _ROUND_ALL
+        if self.tokens == mask.shape[1]:
+            # What has columns must be told from what has tokens.
+            self.tokens += _ROUND_ALL
         columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
         extents = (mask * columns).amax(dim=1)
         self.whole = [self._group(mask, torch.arange(len(mask), device=mask.device), mask.shape[1])]
@@ -191,14 +232,9 @@ class _Layout:
 
     # Around the blocks ------------------------------------------------------------------
 
-    def before_first(self, block: nn.Module, given: Any, options: Any) -> tuple[Any, Any]:
-        """Everything that has rows and columns becomes the tokens of one row."""
-        return self._without_padding(given), self._without_padding(options)
-
     def before(self, block: nn.Module, given: Any, options: Any) -> tuple[Any, Any]:
-        """The same, where the block before left the hidden states in that form."""
-        hidden = {name: value for name, value in options.items() if name == "hidden_states"}
-        return (*given[:1], *self._without_padding(given[1:])), {**self._without_padding(options), **hidden}
+        """Everything that has rows and columns becomes the tokens of one row; what is so already stays."""
+        return self._without_padding(given), self._without_padding(options)
 
     def after_last(self, block: nn.Module, given: Any, output: Any) -> Any:
         """Rows again, padding zero."""

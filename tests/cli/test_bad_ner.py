@@ -80,6 +80,15 @@ def test_training_file(name: str, content: str, says: str, folder: Path, say: Sa
     refused(3, "check", "recipe.yaml", says=(str(folder / name), says))
 
 
+@pytest.mark.parametrize("text", ["Ann  MET", "Ann\nmet", "", " "])
+def test_what_tools_change_in_the_text_of_an_entity(text: str, folder: Path, say: Say, ftkit: Any) -> None:
+    entity = {"start": 0, "end": 7, "label": "PER", "text": text}
+    (folder / "train.jsonl").write_text(marked(entity))
+    say("task: ner", "data: {train_file: train.jsonl}")
+    done = ftkit("check", "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+
+
 def test_spans_under_the_name_that_doccano_gives_them(folder: Path, say: Say, ftkit: Any) -> None:
     (folder / "train.jsonl").write_text('{"text": "Ann won", "labels": [[0, 3, "PER"]]}\n')
     say("task: ner", "data: {train_file: train.jsonl}")

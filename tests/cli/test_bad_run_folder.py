@@ -78,15 +78,20 @@ def test_only_what_a_run_wrote_is_replaced(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source",
-    ["model.name_or_path=run", "model.name_or_path=run/model", "data.train_file=run/predictions.jsonl"],
+    ("source", "path"),
+    [
+        ("model.name_or_path=run", "run"),
+        ("model.name_or_path=run/model", "run/model"),
+        ("data.train_file=run/predictions.jsonl", "run/predictions.jsonl"),
+        ("gates={accuracy: {baseline: run/metrics.json, max_drop: 1}}", "run/metrics.json"),
+    ],
 )
 def test_what_a_run_starts_from_is_not_removed(
-    source: str, run: Path, tmp_path: Path, refused: Refused
+    source: str, path: str, run: Path, tmp_path: Path, refused: Refused
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
     options = ("--set", "output_dir=run", "--set", source, "--overwrite")
-    says = f"--overwrite would remove what the recipe starts from: {tmp_path / source.partition('=')[2]}"
+    says = f"--overwrite would remove what the recipe starts from: {tmp_path / path}"
     refused(2, "finetune", run.parent / "recipe.yaml", *options, says=says)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import write_colours
 from training.test_gradients import engine_gradients
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, FalconH1Config, FalconH1ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ftkit
@@ -75,7 +75,7 @@ def test_gradients_of_an_architecture(architecture: str, checkpointing: bool, st
         ours = gradients(model, inputs)
     hook.remove()
     assert_same(ours, plain)
-    assert {shape[:2] for shape in seen} == {(1, sum(LENGTHS))}, "blocks see the real tokens alone"
+    assert {shape[:2] for shape in seen} == {(1, -(-sum(LENGTHS) // 16) * 16)}, "real tokens, and a few"
     assert "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
     assert_same(gradients(model, inputs), plain)  # and nothing is left behind
 
@@ -103,11 +103,56 @@ def test_an_architecture_that_attends_by_other_means(architecture: str, still: F
     assert unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-5) is None
 
 
-def test_a_model_that_mixes_tokens_elsewhere_is_found_out(still: Folder) -> None:
+@pytest.mark.parametrize("share", [1.0, 1e-4])
+def test_a_model_that_mixes_tokens_elsewhere_is_found_out(share: float, still: Folder) -> None:
     model = load(still("bert"))
     dense = model.bert.encoder.layer[0].intermediate
-    dense.register_forward_hook(lambda _, __, output: output + output.roll(1, dims=1))
-    assert unpadded_as_padded(model, batch(), lambda inputs: model(**inputs).logits.sum(1), 1e-5) is None
+    dense.register_forward_hook(lambda _, __, output: output + share * output.roll(1, dims=1))
+    assert unpadded_as_padded(model, batch(), lambda inputs: model(**inputs).logits.sum(1), 0.1) is None
+
+
+def test_a_model_with_convolutions_is_found_out() -> None:
+    """Attention and a state-space model side by side in each block: only the tokens of others tell."""
+    torch.manual_seed(1)
+    config = FalconH1Config(
+        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
+        mamba_chunk_size=16, mamba_expand=1,
+    )  # fmt: skip
+    model = FalconH1ForCausalLM(config).eval()
+    assert Unpadded.of(model) is not None
+    assert unpadded_as_padded(model, batch(), lambda given: model(**given).logits.sum((1, 2)), 0.1) is None
+
+
+def test_blocks_that_are_left_out_at_random_stay_padded(still: Folder) -> None:
+    model = load(still("opt"))
+    model.config.layerdrop = 0.5
+    assert unpadded_as_padded(model, batch(), lambda inputs: model(**inputs).logits.sum(1), 1e-4) is None
+
+
+def test_tokens_are_told_from_columns(still: Folder) -> None:
+    """Rows of 3 and 13 tokens: 16 in all, as many as a padded row has columns."""
+    model, inputs = load(still("llama")), batch()
+    few = {name: values[[0, 1], :16] for name, values in inputs.items()}
+    few["attention_mask"][1, 13:] = few["input_ids"][1, 13:] = 0
+    found = Unpadded.of(model)
+    assert found is not None
+    expected = model(**few).logits
+    with found.rows(few["attention_mask"]):
+        torch.testing.assert_close(model(**few).logits, expected)
+    assert found.attended == len(found.blocks)
+
+
+def test_an_attention_function_of_ones_own_is_kept(still: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "_local_mapping", {})
+    mine = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = lambda *given, **options: mine(*given, **options)
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    found = Unpadded.of(load(still("bert")))
+    assert found is not None
+    with found.rows(batch()["attention_mask"]):
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Unpadded | None]:
