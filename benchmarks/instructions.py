@@ -67,8 +67,8 @@ def main() -> None:
     found = json.loads(target.read_text("utf-8")) if target.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         for part in args.only:
-            found[part] = found.get(part, {}) | PARTS[part](args, Path(name))
-            found["machine"] = speed.machine()
+            measured = PARTS[part](args, Path(name)) | {"machine": speed.machine()}
+            found[part] = found.get(part, {}) | measured
             target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
