@@ -353,7 +353,7 @@ def run(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -
             "model": {"name_or_path": str(tiny("gpt2"))},
             "data": {"train_file": str(folder / "rows.jsonl"), "test_file": str(folder / "rows.jsonl")},
             "method": "full",
-            "training": {"max_steps": 30, "learning_rate": 0.03, "per_device_train_batch_size": 4},
+            "training": {"max_steps": 60, "learning_rate": 0.01, "per_device_train_batch_size": 4},
             "generation": {"max_new_tokens": 20},
             "engine": {"precision": "fp32"},
             "metrics": sorted(METRICS),
