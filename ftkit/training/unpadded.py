@@ -93,7 +93,6 @@ def unpadded_as_padded(
     found, mask = Unpadded.of(model), batch.get("attention_mask")
     if found is None or mask is None or mask.dim() != 2 or bool(mask.all()) or _varies(model):
         return None
-    others = list(_changed(batch, mask.bool()))
     training = model.training
     model.eval()
     try:
@@ -103,9 +102,10 @@ def unpadded_as_padded(
                 flat, hidden = _seen(found, batch, losses)
                 attended = found.attended
                 apart = [
-                    torch.equal(_seen(found, one, losses)[1][rows], hidden[rows]) for rows, one in others
+                    torch.equal(_seen(found, one, losses)[1][rows], hidden[rows])
+                    for rows, one in _changed(batch, mask.bool())
                 ]
-    except Exception:  # noqa: BLE001 - whatever it is that an architecture does with its rows
+    except Exception:  # noqa: BLE001 - whatever it is that an architecture, or the data, has instead of rows
         return None
     finally:
         model.train(training)

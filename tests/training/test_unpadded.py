@@ -124,6 +124,12 @@ def test_a_model_with_convolutions_is_found_out() -> None:
     assert unpadded_as_padded(model, batch(), lambda given: model(**given).logits.sum((1, 2)), 0.1) is None
 
 
+def test_rows_of_one_token_alone_tell_nothing(still: Folder) -> None:
+    model, inputs = load(still("llama")), batch()
+    inputs["input_ids"][:] = 7
+    assert unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-4) is None
+
+
 def test_blocks_that_are_left_out_at_random_stay_padded(still: Folder) -> None:
     model = load(still("opt"))
     model.config.layerdrop = 0.5
