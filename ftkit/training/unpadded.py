@@ -105,7 +105,9 @@ def unpadded_as_padded(
                     torch.equal(_seen(found, one, losses)[1][rows], hidden[rows])
                     for rows, one in _changed(batch, mask.bool())
                 ]
-    except Exception:  # noqa: BLE001 - whatever it is that an architecture, or the data, has instead of rows
+    except Exception:  # noqa: BLE001
+        # Any way in which an architecture, or the data, does not bear it; what is wrong with the model itself
+        # comes up again in training, which then computes it with its padding.
         return None
     finally:
         model.train(training)
@@ -285,7 +287,8 @@ class _Layout:
             options: Likewise.
         """
         if options.get("position_bias") is not None:
-            raise NotImplementedError("a bias of positions is that of one long row")
+            # Made in the block, of all tokens as one row; the look at an architecture takes this for a no.
+            raise ValueError("a bias of positions is that of one long row")
         masks = [None] * len(self.groups)
         if attention_mask is not None:
             mask = attention_mask
