@@ -153,8 +153,7 @@ def process(
 ) -> Figures:
     """Do a job of a script in a process of its own; returns what it measured."""
     threads = str(args.threads)
-    # Threads that spin while they wait take the cores from whatever else runs on them.
-    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    fixed = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     fixed |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), threads)
     job = {**job, "threads": args.threads, "started": time.time()}
     command = [python, script, "--job", json.dumps(job)]

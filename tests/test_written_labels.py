@@ -154,6 +154,8 @@ def test_questions_with_a_head(tiny: Callable, things: Path, architecture: str) 
     run = ftkit.finetune(tree)
     assert run.metrics["metrics"]["normalized_exact_match"]["value"] > 0.8
     (found,) = ftkit.predict(run, [("what", "of the my ball is green and good")])
+    # No space before it either, whatever the tokenizer counts as part of a token.
+    assert found.value.text == found.value.text.strip()
     assert found.value.start == "of the my ball is green and good".find(found.value.text)
 
 

@@ -192,11 +192,13 @@ class QuestionHead(Objective):
         for record, found in zip(records, windows, strict=True):
             score, _, (start, end) = max(found)
             none = min(window[1] for window in found)
-            if end == start or (not self.answerable and none > score):
+            context = record.text_pair or ""
+            # Some tokenizers count the space before a word as part of its token.
+            answer = context[start:end].strip()
+            if not answer or (not self.answerable and none > score):
                 predictions.append(Prediction(Writing("")))
             else:
-                context = record.text_pair or ""
-                predictions.append(Prediction(Writing(context[start:end], start=start)))
+                predictions.append(Prediction(Writing(answer, start=context.index(answer, start))))
         return predictions
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -145,92 +146,126 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Rows of similar length.
+class _Move:
+    """Where the tokens of some rows stand: with those of all rows, one after another, and in their rows.
+
+    With attention heads, each token is as many as there are heads, and each row is one for every head.
 
     Attributes:
-        rows: Their numbers in the batch.
-        width: The columns that they need.
-        tokens: Where their tokens stand among those of all rows.
-        places: Where the same tokens stand among `len(rows) * width` places.
+        shape: The rows, the heads if any, and the columns that the rows need.
+        sources: Of each place there, the token; the empty one after all tokens, where a row is shorter.
+        places: Of each token, its place.
+        tokens: Where the tokens stand among those of all rows.
     """
 
-    rows: Tensor
-    width: int
-    tokens: Tensor
+    shape: tuple[int, ...]
+    sources: Tensor
     places: Tensor
+    tokens: slice
 
     def pad(self, flat: Tensor) -> Tensor:
-        """The tokens of these rows in rows: (tokens of all, ...) becomes (rows, width, ...)."""
-        padded = flat.new_zeros(len(self.rows) * self.width, *flat.shape[1:])
-        padded.index_copy_(0, self.places, flat.index_select(0, self.tokens))
-        return padded.unflatten(0, (len(self.rows), self.width))
+        """The tokens of these rows in rows: (tokens of all, ...) becomes (*shape, ...)."""
+        return flat.index_select(0, self.sources).unflatten(0, self.shape)
 
     def put(self, padded: Tensor, flat: Tensor) -> None:
         """The opposite, into `flat`."""
-        flat.index_copy_(0, self.tokens, padded.flatten(0, 1).index_select(0, self.places))
+        rows = padded.reshape(len(self.sources), *flat.shape[1:])
+        torch.index_select(rows, 0, self.places, out=flat[self.tokens])
+
+    def of_heads(self, heads: int) -> _Move:
+        """The same with attention heads."""
+        (rows, width), each = self.shape, torch.arange(heads, device=self.sources.device)
+        sources = self.sources.view(rows, 1, width) * heads + each[:, None]
+        row, column = self.places // width, self.places % width
+        places = (row[:, None] * heads + each) * width + column[:, None]
+        tokens = slice(self.tokens.start * heads, self.tokens.stop * heads)
+        return _Move((rows, heads, width), sources.flatten(), places.flatten(), tokens)
+
+
+Moves = Sequence[_Move]
+"""Those of groups of rows that make up a batch, in the order of their tokens."""
 
 
 class _Pad(torch.autograd.Function):
-    """Tokens of all rows into groups of rows."""
+    """Tokens of all rows into groups of rows; of several tensors, one after another."""
 
     @staticmethod
-    def forward(ctx: Any, groups: Sequence[_Group], flat: Tensor) -> tuple[Tensor, ...]:
-        ctx.groups, ctx.tokens = groups, len(flat)
-        return tuple(group.pad(flat) for group in groups)
+    def forward(ctx: Any, moves: Sequence[Moves], *flat: Tensor) -> tuple[Tensor, ...]:
+        ctx.moves, ctx.tokens = moves, [len(one) for one in flat]
+        return tuple(move.pad(one) for its, one in zip(moves, flat, strict=True) for move in its)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, _joined(ctx.groups, gradients, ctx.tokens)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        padded = iter(gradients)
+        joined = [
+            _joined(its, [*islice(padded, len(its))], tokens)
+            for its, tokens in zip(ctx.moves, ctx.tokens, strict=True)
+        ]
+        return None, *joined
 
 
 class _Join(torch.autograd.Function):
     """Groups of rows into the tokens of all rows."""
 
     @staticmethod
-    def forward(ctx: Any, groups: Sequence[_Group], tokens: int, *padded: Tensor) -> Tensor:
-        ctx.groups = groups
-        return _joined(groups, padded, tokens)
+    def forward(ctx: Any, moves: Moves, tokens: int, *padded: Tensor) -> Tensor:
+        ctx.moves = moves
+        return _joined(moves, padded, tokens)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(group.pad(gradient) for group in ctx.groups)
+        return None, None, *(move.pad(gradient) for move in ctx.moves)
 
 
-def _joined(groups: Sequence[_Group], padded: Sequence[Tensor], tokens: int) -> Tensor:
+def _joined(moves: Moves, padded: Sequence[Tensor], tokens: int) -> Tensor:
     """The tokens of all rows, and zeros after them."""
-    flat = padded[0].new_empty(tokens, *padded[0].shape[2:])
-    flat[sum(len(group.tokens) for group in groups) :] = 0
-    for group, rows in zip(groups, padded, strict=True):
-        group.put(rows, flat)
+    flat = padded[0].new_empty(tokens, *padded[0].shape[len(moves[0].shape) :])
+    flat[moves[-1].tokens.stop :] = 0
+    for move, rows in zip(moves, padded, strict=True):
+        move.put(rows, flat)
     return flat
 
 
 class _Layout:
-    """Where the tokens of one batch stand, with and without padding."""
+    """Where the tokens of one batch stand, with and without padding.
+
+    The tokens of rows of similar length follow each other. After all of them there are empty ones, at least
+    one, which stand for padding in groups: zero where tokens come in, and without a gradient.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         self.shape = mask.shape
-        self.tokens = -(-int(mask.sum()) // _ROUND_ALL) * _ROUND_ALL
+        real = int(mask.sum())
+        self.tokens = (real // _ROUND_ALL + 1) * _ROUND_ALL
         if self.tokens == mask.shape[1]:
             # What has columns must be told from what has tokens.
             self.tokens += _ROUND_ALL
-        columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        extents = (mask * columns).amax(dim=1)
-        self.whole = [self._group(mask, torch.arange(len(mask), device=mask.device), mask.shape[1])]
+        extents = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
         sizes = [max(_SHORT, 1 << (extent - 1).bit_length()) for extent in extents.tolist()]
-        self.groups = []
+        self.rows: list[Tensor] = []
+        self.groups: list[_Move] = []
+        start = 0
         for size in sorted(set(sizes)):
             rows = torch.tensor([row for row, its in enumerate(sizes) if its == size], device=mask.device)
             width = min(-(-int(extents[rows].max()) // _ROUND) * _ROUND, mask.shape[1])
-            self.groups.append(self._group(mask, rows, width))
+            places = mask[rows, :width].flatten().nonzero()[:, 0]
+            self.rows.append(rows)
+            self.groups.append(self._move((len(rows), width), places, start, real))
+            start += len(places)
+        whole = [
+            rows[its.places // its.shape[1]] * mask.shape[1] + its.places % its.shape[1]
+            for rows, its in zip(self.rows, self.groups, strict=True)
+        ]
+        self.whole = [self._move(tuple(mask.shape), torch.cat(whole), 0, real)]
+        self._of_heads: dict[int, Moves] = {}
         # What every block gets alike is made once; the originals are kept so that their ids stay theirs.
         self._made: dict[int, tuple[Tensor, Any]] = {}
 
-    def _group(self, mask: Tensor, rows: Tensor, width: int) -> _Group:
-        numbers = mask.flatten().cumsum(0).view_as(mask) - 1
-        real = mask[rows, :width].bool()
-        return _Group(rows, width, numbers[rows, :width][real], real.flatten().nonzero()[:, 0])
+    def _move(self, shape: tuple[int, ...], places: Tensor, start: int, empty: int) -> _Move:
+        sources = torch.full((shape[0] * shape[1],), empty, device=places.device)
+        tokens = slice(start, start + len(places))
+        sources[places] = torch.arange(tokens.start, tokens.stop, device=places.device)
+        return _Move(shape, sources, places, tokens)
 
     # Around the blocks ------------------------------------------------------------------
 
@@ -239,9 +274,9 @@ class _Layout:
         return self._without_padding(given), self._without_padding(options)
 
     def after_last(self, block: nn.Module, given: Any, output: Any) -> Any:
-        """Rows again, padding zero."""
+        """Rows again, the empty token for padding."""
         hidden, *rest = output if isinstance(output, tuple) else (output,)
-        (padded,) = _Pad.apply(self.whole, hidden[0])
+        (padded,) = _Pad.apply([self.whole], hidden.flatten(0, 1))
         return (padded, *rest) if isinstance(output, tuple) else padded
 
     def _without_padding(self, value: Any) -> Any:
@@ -291,21 +326,28 @@ class _Layout:
             raise ValueError("a bias of positions is that of one long row")
         masks = [None] * len(self.groups)
         if attention_mask is not None:
-            mask = attention_mask
-            masks = self._once(mask, lambda: [_masked(mask, group) for group in self.groups])
-        padded = zip(*(self._in_rows(one) for one in (query, key, value)), strict=True)
+            masks = self._once(attention_mask, lambda: self._masks(attention_mask))
+        padded = iter(self._in_rows(query, key, value))
+        rows = zip(*([*islice(padded, len(self.groups))] for _ in range(3)), strict=True)
         outputs = [
-            attend(module, *rows, mask, *given, **options)[0]
-            for rows, mask in zip(padded, masks, strict=True)
+            attend(module, *its, mask, *given, **options)[0] for its, mask in zip(rows, masks, strict=True)
         ]
         return _Join.apply(self.groups, self.tokens, *outputs)[None], None
 
-    def _in_rows(self, heads: Tensor) -> Sequence[Tensor]:
-        """A query, key or value of each group: (rows, heads, width, width of a head)."""
-        return [rows.transpose(1, 2) for rows in _Pad.apply(self.groups, heads[0].transpose(0, 1))]
+    def _in_rows(self, *heads: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values of each group: (rows, heads, width, width of a head)."""
+        moves = [self._moves(one.shape[1]) for one in heads]
+        return _Pad.apply(moves, *(one.transpose(1, 2).flatten(0, 2) for one in heads))
 
+    def _moves(self, heads: int) -> Moves:
+        if heads not in self._of_heads:
+            self._of_heads[heads] = [group.of_heads(heads) for group in self.groups]
+        return self._of_heads[heads]
 
-def _masked(mask: Tensor, group: _Group) -> Tensor:
-    """The part of an attention mask, shape (rows, heads or 1, columns or 1, columns), for a group."""
-    rows = mask if len(mask) == 1 else mask[group.rows]
-    return rows[:, :, : group.width, : group.width]
+    def _masks(self, mask: Tensor) -> list[Tensor]:
+        """The part of an attention mask, (rows or 1, heads or 1, columns or 1, columns), for each group."""
+        widths = [group.shape[1] for group in self.groups]
+        return [
+            (mask if len(mask) == 1 else mask[rows])[:, :, :width, :width]
+            for rows, width in zip(self.rows, widths, strict=True)
+        ]

@@ -28,11 +28,14 @@ def adapted(layer: type[Linear], *, bias: bool = True, **options: object) -> Low
     return found
 
 
-def results(layer: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+def results(
+    layer: nn.Module, x: torch.Tensor, weights: torch.Tensor, *, rounded: bool = True
+) -> dict[str, torch.Tensor]:
     """What the layer gives, and the gradients of a loss."""
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
         output = layer(x)
+    assert (type(layer) is LowRankLinear) == (type(output.grad_fn).__name__ == PRODUCT)
     (output.to(weights.dtype) * weights).sum().backward()
     low = {name[:6]: p.grad for name, p in layer.named_parameters() if p.requires_grad}
     assert all(gradient.dtype is torch.float32 for gradient in low.values())
@@ -68,8 +71,19 @@ def test_as_exact_as_peft(bias: bool, dtype: torch.dtype) -> None:
         assert of_ours <= max(1.2 * of_theirs, 4e-3), name
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_as_peft_without_rounding(bias: bool) -> None:
+    ours, theirs = (adapted(layer, bias=bias).float() for layer in (LowRankLinear, Linear))
+    torch.manual_seed(1)
+    x, weights = torch.randn(3, 40, WIDTH), torch.randn(3, 40, 48)
+    found, other = (results(layer, x, weights, rounded=False) for layer in (ours, theirs))
+    assert found.keys() == other.keys()
+    for name, value in other.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "why", ["no autocast", "no gradient", "dropout", "dora", "disabled", "merged", "trained bias"]
+    "why", ["mixed types", "no gradient", "dropout", "dora", "disabled", "merged", "trained bias"]
 )
 def test_what_peft_computes_itself(why: str) -> None:
     options: dict[str, object] = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}}.get(why, {})
@@ -80,15 +94,15 @@ def test_what_peft_computes_itself(why: str) -> None:
             layer.enable_adapters(False)
         if why == "merged":
             layer.merge()
-        if why == "no autocast":
-            layer.base_layer.float()
+        if why == "mixed types":
+            layer.base_layer.double()
         if why == "trained bias":
             layer.base_layer.bias.requires_grad_()
-    x = torch.randn(2, 5, WIDTH)
+    x = torch.randn(2, 5, WIDTH, dtype=torch.float64 if why == "mixed types" else torch.float32)
     found = []
     for layer in (ours, theirs):
         torch.manual_seed(2)
-        rounding = torch.autocast("cpu", torch.bfloat16, enabled=why != "no autocast")
+        rounding = torch.autocast("cpu", torch.bfloat16, enabled=why != "mixed types")
         with rounding, torch.set_grad_enabled(why != "no gradient"):
             found.append(layer(x))
     assert torch.equal(*found)
