@@ -188,7 +188,8 @@ class Engine(ResumableTrainer):
             with self.unpadded.rows(part["attention_mask"]) if self.unpadded else nullcontext():
                 loss += super(Engine, self).training_step(model, part, count)
 
-        with fast_kernels() if self.args.device.type == "cpu" else nullcontext():
+        compiled = self.args.torch_compile
+        with fast_kernels(compiled=compiled) if self.args.device.type == "cpu" else nullcontext():
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 with never_out_of_memory():
                     for part in parts:

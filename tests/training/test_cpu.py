@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import ftkit
 from ftkit.training import cpu, dropout
 
 ROWS, HEADS, POSITIONS, WIDTH = 2, 4, 24, 16
@@ -155,3 +156,19 @@ def test_the_gradient_of_dropout_is_that_of_what_it_kept() -> None:
     (gradient,) = torch.autograd.grad(found.sum(), x)
     torch.testing.assert_close(gradient * x, found)
     assert gradient.unique().tolist() == pytest.approx([0, 1 / 0.7])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_random_numbers_are_no_constants_of_a_compiled_model(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+) -> None:
+    asked, factors = [], dropout.factors
+
+    def watched(x: Tensor, p: float) -> Tensor:
+        asked.append(p)
+        return factors(x, p)
+
+    monkeypatch.setattr(dropout, "factors", watched)
+    compiling = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
+    ftkit.finetune(recipe | {"training": {**recipe["training"], "max_steps": 2, **compiling}})
+    assert bool(asked) != compiled
