@@ -621,6 +621,10 @@ def build_loud(source: Path | None, folder: Path) -> Path:
                 weight[_unreadable(tokenizer)] = 0
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.generation_config.eos_token_id = tokenizer.eos_token_id
+    # What a few steps of training leave of it must not hang on random numbers.
+    for name in ("dropout", "dropout_rate", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
