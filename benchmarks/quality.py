@@ -480,8 +480,11 @@ def table(results: dict[str, Any]) -> str:
     few = f"{FEW['train']:,} training rows, {FEW['test']} test rows: {', '.join(METHODS)}."
     machines: dict[str, list[str]] = {}
     for row, figures in results["rows"].items():
-        # Older rows share what is noted once.
-        about = figures.get("machine", results.get("machine", {}))
+        # Of older rows it was noted once, by whichever was measured last.
+        shared = {"measured on machines that were not noted by row, the last on": "this"} | results.get(
+            "machine", {}
+        )
+        about = figures.get("machine", shared)
         machines.setdefault(", ".join(f"{name} {value}" for name, value in about.items()), []).append(row)
     where = [f"- {', '.join(rows)}: {about}" for about, rows in machines.items()]
     return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {few}", "", *where, ""])
