@@ -481,11 +481,9 @@ def table(results: dict[str, Any]) -> str:
     machines: dict[str, list[str]] = {}
     for row, figures in results["rows"].items():
         # Of older rows it was noted once, by whichever was measured last.
-        shared = {"measured on machines that were not noted by row, the last on": "this"} | results.get(
-            "machine", {}
-        )
-        about = figures.get("machine", shared)
-        machines.setdefault(", ".join(f"{name} {value}" for name, value in about.items()), []).append(row)
+        own = figures.get("machine")
+        about = ", ".join(f"{name} {value}" for name, value in (own or results["machine"]).items())
+        machines.setdefault(about if own else f"not noted by row, the last one on {about}", []).append(row)
     where = [f"- {', '.join(rows)}: {about}" for about, rows in machines.items()]
     return "\n".join([*lines, "", f"Mean ± standard deviation over the seeds. {few}", "", *where, ""])
 
