@@ -85,6 +85,7 @@ def solve(
     if not recipe.method.trains and recipe.arguments:
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], validation_of(dataset, recipe)
+    refuse_idle_gates(dataset, recipe)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
     learned = recipe.task.learned(train, dataset.labels)
     run.pin()
@@ -146,6 +147,20 @@ def validation_of(dataset: Dataset, recipe: Recipe) -> Sequence[Record]:
             hint="give data.validation_file or data.validation_fraction, or leave it out",
         )
     return ()
+
+
+def refuse_idle_gates(dataset: Dataset, recipe: Recipe) -> None:
+    """Gates need scores.
+
+    Raises:
+        UsageError: No split has labels to score on.
+    """
+    if not recipe.gates:
+        return
+    try:
+        choose_split(dataset, None)
+    except InputError as error:
+        raise UsageError(f"gates: nothing will be scored: {error.what}", hint=error.hint) from None
 
 
 def _scored_split(dataset: Dataset, asked: str | None) -> str:

@@ -31,7 +31,7 @@ def eval(  # noqa: A001
     from ftkit.cli.gating import apply_gates, read_gates
     from ftkit.evaluation import evaluate
 
-    gates = read_gates(gate)
+    gates = read_gates(gate, target, set_ or ())
     evaluation = evaluate(
         target,
         set_ or (),

@@ -33,7 +33,7 @@ def finetune(
 
     if overwrite and resume:
         raise UsageError("give --resume or --overwrite, not both: one goes on with the run, one removes it")
-    gates = read_gates(gate)
+    gates = read_gates(gate, recipe, set_ or ())
     run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit, profile=profile)
     if not is_main_process():
         return
@@ -44,5 +44,5 @@ def finetune(
         console.emit(console.scores(metrics))
     apply_gates(gates, run.recipe, metrics)
     folder = console.shown(run.folder)
-    pair = ' --text-pair "..."' if run.pairs else ""
-    console.hint(f'Saved to {folder}\nNext: ftkit predict {folder} --text "..."{pair}')
+    example = run.recipe.task.example_arguments(pairs=run.pairs)
+    console.hint(f"Saved to {folder}\nNext: ftkit predict {folder} {example}")

@@ -21,7 +21,7 @@ from ftkit.recipe import shipped
 from ftkit.recipe.explaining import explain
 from ftkit.recipe.merging import Source, merge, read_chain, read_overrides
 from ftkit.recipe.reading import KeyPath, dotted, write_yaml
-from ftkit.recipe.schema import BLOCK_ORDER, LOSS, Recipe
+from ftkit.recipe.schema import BLOCK_ORDER, LOSS, Recipe, uncomputed
 
 _MOST_SHOWN = 30
 
@@ -200,10 +200,8 @@ def _contradictions(recipe: Recipe, source: Source) -> list[Problem]:
         if metric.name() in computed[:number]:
             problem(("metrics", number), f"{metric.name()} stands twice")
     for path in recipe.gates:
-        if not any(path == name or path.startswith(f"{name}.") for name in computed):
-            close = get_close_matches(path.partition(".")[0], computed, n=1)
-            nearest = f" did you mean {close[0]!r}?" if close else ""
-            problem(("gates", path), f"is not computed;{nearest} metrics has: {', '.join(computed)}")
+        if reason := uncomputed(path, computed):
+            problem(("gates", path), reason)
     headlines = [metric.name() for metric in recipe.metrics if isinstance(metric, Headline)]
     best, _ = recipe.best_metric
     if best not in {*headlines, LOSS}:

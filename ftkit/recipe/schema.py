@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -41,6 +42,23 @@ class Gate(Block):
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}: no score passes")
         return self
+
+
+def uncomputed(path: str, computed: Sequence[str]) -> str:
+    """Why no score stands at a gate's path; empty where one does, as far as the metrics tell.
+
+    Args:
+        path: A metric, or a dotted path into its details.
+        computed: The names of the metrics.
+
+    >>> uncomputed("acuracy", ["accuracy", "macro_f1"])
+    "is not computed; did you mean 'accuracy'? metrics has: accuracy, macro_f1"
+    """
+    if any(path == name or path.startswith(f"{name}.") for name in computed):
+        return ""
+    close = get_close_matches(path.partition(".")[0], computed, n=1)
+    nearest = f" did you mean {close[0]!r}?" if close else ""
+    return f"is not computed;{nearest} metrics has: {', '.join(computed)}"
 
 
 class EarlyStopping(Block):

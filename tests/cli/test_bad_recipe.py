@@ -151,6 +151,10 @@ WRONG = {
         ("? [a, b]", "recipe.yaml:8: a key must be a plain word"),
     ],
     "nothing to train on": [("data: {test_file: test.csv}", "data: there is nothing to train on")],
+    "gates without rows to score": [
+        ("data: {train_file: train.csv}", "gates: nothing will be scored: there is no labelled"),
+        ("gates: {accuracy: {min: 0.8}}", ""),
+    ],
     "label as text": [("data: {train_file: train.csv, columns: {text: label}}", "text and label are both")],
     "no parent": [("extends: nowhere", "recipe.yaml:7: extends: nowhere: there is no such file")],
     "own parent": [("extends: recipe.yaml", "recipe.yaml:7: extends: the chain comes back to itself")],
