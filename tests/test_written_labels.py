@@ -194,6 +194,25 @@ def test_a_finished_run_answers_as_when_it_was_scored(
     assert (ftkit.evaluate(run.folder).folder / "predictions.jsonl").read_text() == scored
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_that_a_question_has_no_answer_is_learned(tiny: Callable, tmp_path: Path, architecture: str) -> None:
+    answers = [{"text": [], "answer_start": []}, {"text": ["red"], "answer_start": [3]}]
+    rows = [{"question": "a", "context": "my red ball", "answers": answer} for answer in answers]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"type": "qa", "formulation": "text"}
+    tree = tree_of(options, tiny(architecture), {"data_dir": str(tmp_path)}, output_dir=str(tmp_path / "run"))
+    shown = training_examples(ftkit.load_recipe(tree), 2)
+    learned = [
+        [token for token, its in zip(one.reads, one.learned, strict=True) if its] if one.learned else []
+        for one in shown
+    ]
+    said = ["".join(its) or one.answer.replace(" ", "") for one, its in zip(shown, learned, strict=True)]
+    for text, word in zip(said, ("unanswerable", "red"), strict=True):
+        assert text.strip("Ġ").removesuffix("</s>").removesuffix("<|endoftext|>") == word
+    run = ftkit.finetune(tree, ["training.max_steps=1", "generation.max_new_tokens=2"])
+    assert run.finished
+
+
 def test_a_head_needs_answers_in_their_contexts(tiny: Callable, tmp_path: Path) -> None:
     """A model that writes can learn other words; a head would learn that no question has an answer."""
     rows = [{"question": "a", "context": "my red ball", "answers": "crimson"}] * 4

@@ -36,7 +36,7 @@ def model_card(run: Run) -> str:
         *([f"Labels: {', '.join(run.labels)}.", ""] if run.labels else []),
         "## Use",
         "",
-        f'With ftkit: `ftkit predict {run.folder.name} --text "..."`.',
+        f"With ftkit: `ftkit predict {run.folder.name} {recipe.task.example_arguments(pairs=run.pairs)}`.",
         *_without_ftkit(run),
         "## Make it again",
         "",
@@ -69,7 +69,8 @@ def _model_snippet(run: Run) -> str:
     else:
         lines.append(f'model = {auto_class}.from_pretrained("model")')
     lines.append('tokenizer = AutoTokenizer.from_pretrained("model")')
-    return "\n".join([*lines, *run.recipe.task.usage(auto_class, run.recipe.generation.settings())])
+    generation = run.recipe.generation.settings()
+    return "\n".join([*lines, *run.recipe.task.usage(auto_class, generation, pairs=run.pairs)])
 
 
 def _pipeline_snippet(run: Run) -> str:

@@ -128,7 +128,8 @@ def writing_head(
     def render(record: Record) -> Rendered:
         paired = record.text_pair is not None
         chosen = template or default_template(family, asked, paired=paired)
-        if isinstance(record.target, Writing):  # as the head asks where an answer ends
+        if isinstance(record.target, Writing) and record.target.text:
+            # A text already: an answer to a question, or the head asks where an answer ends.
             return rendered(record, chosen, record.target.text)
         return rendered(record, chosen, None if record.target is None else write(record))
 
@@ -159,14 +160,23 @@ def text_refusal(family: str) -> str:
 
 
 def text_usage(
-    auto_class: str, generation: Mapping[str, Any], *, template: str | None, asked: str
+    auto_class: str, generation: Mapping[str, Any], *, template: str | None, asked: str, pairs: bool
 ) -> list[str]:
     """Python lines that let `model` and `tokenizer` write an answer."""
     family = writing_family(auto_class)
-    prompt = template or default_template(family, asked, paired=False)
-    prompt = prompt.replace("{{ text }}", "...").replace("{{ text_pair }}", "...")
-    inputs = f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
-    return generation_lines(family, inputs, generation)
+    chosen = template or default_template(family, asked, paired=pairs)
+    return generation_lines(family, example_inputs(chosen, pairs=pairs), generation)
+
+
+def example_inputs(template: str, *, pairs: bool) -> str:
+    """A Python expression for what a model reads of a text, or of two.
+
+    >>> example_inputs("{{text}} {% if text_pair is defined %}{{ text_pair }}{% endif %}?", pairs=False)
+    'tokenizer("... ?", return_tensors="pt")'
+    """
+    fields = {"text": "...", **({"text_pair": "..."} if pairs else {})}
+    prompt = json.dumps(_template(template).render(fields), ensure_ascii=False)
+    return f'tokenizer({prompt}, return_tensors="pt")'
 
 
 def writing_family(auto_class: str) -> str:

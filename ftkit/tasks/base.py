@@ -211,14 +211,19 @@ class Task(Component):
             more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
             yield f"no training row has the label {', '.join(unseen[:5])}{more}"
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         """Python lines that use `model` and `tokenizer` on a text, where there is no pipeline for it.
 
         Args:
             auto_class: The transformers auto class that loads the model.
             generation: How texts are written, by the names of transformers' `GenerationConfig`.
+            pairs: Whether a text has a second one.
         """
         raise TypeError(f"{self.type} has a pipeline")
+
+    def example_arguments(self, *, pairs: bool) -> str:
+        """What a row to predict for is given as, after `ftkit predict RUN`."""
+        return '--text "..."' + (' --text-pair "..."' if pairs else "")
 
     def pipeline_options(self) -> dict[str, Any]:
         """What the pipeline is made with."""

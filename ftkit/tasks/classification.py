@@ -238,9 +238,9 @@ class Classification(Task):
             unreadable=label_refusal(list(meant), several=self.multi_label),
         )
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         asked = "Labels" if self.multi_label else "Label"
-        return text_usage(auto_class, generation, template=self.template, asked=asked)
+        return text_usage(auto_class, generation, template=self.template, asked=asked, pairs=pairs)
 
     def answer_json(self, value: Any, record: Record) -> Any:
         return value

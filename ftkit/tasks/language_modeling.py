@@ -104,7 +104,7 @@ class LanguageModeling(Task):
             mean_span=self.mean_noise_span_length,
         )
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         text = "..."
         if "MaskedLM" in auto_class:
             return [

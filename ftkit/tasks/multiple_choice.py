@@ -191,7 +191,7 @@ class MultipleChoice(Task):
 
         return writing_objective(family, render=render, read=self._read, label_smoothing=label_smoothing)
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         from ftkit.prompts.template import Template
 
         family = writing_family(auto_class)
@@ -202,6 +202,9 @@ class MultipleChoice(Task):
         }
         asked = json.dumps(Template(self.template or _TRAINED).render(fields), ensure_ascii=False)
         return generation_lines(family, f'tokenizer({asked}, return_tensors="pt")', generation)
+
+    def example_arguments(self, *, pairs: bool) -> str:
+        return "questions.jsonl"
 
     # Results ----------------------------------------------------------------------------
 

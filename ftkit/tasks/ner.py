@@ -342,8 +342,8 @@ class Ner(Task):
 
     # Results ----------------------------------------------------------------------------
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
-        return text_usage(auto_class, generation, template=self.template, asked="Entities")
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
+        return text_usage(auto_class, generation, template=self.template, asked="Entities", pairs=pairs)
 
     def answer_json(self, value: Any, record: Record) -> Any:
         return None if value is None else [_span_json(span, record) for span in value.spans]

@@ -133,10 +133,10 @@ class QuestionAnswering(Task):
         """The template of what a model of the family reads, where it writes the answer."""
         return self.template or _TEMPLATE + ("\nanswer:" if family == "decoder" else "")
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         if self.writes:
             template = self._read_by(writing_family(auto_class))
-            return text_usage(auto_class, generation, template=template, asked="")
+            return text_usage(auto_class, generation, template=template, asked="", pairs=pairs)
         return [
             'inputs = tokenizer("...", "...", return_tensors="pt")  # the question, the context',
             "found = model(**inputs)",

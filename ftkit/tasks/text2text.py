@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
 from ftkit.records import Record, Writing
-from ftkit.tasks.as_text import checked_template, rendered
+from ftkit.tasks.as_text import checked_template, example_inputs, rendered
 from ftkit.tasks.base import Field
 from ftkit.tasks.reading import text_of
 from ftkit.tasks.writing import WritingTask, right_texts
@@ -51,9 +50,8 @@ class Text2Text(WritingTask):
     def default_metrics(self) -> list[str]:
         return ["rouge_l", "chrf", "exact_match", "answer_loss"]
 
-    def example_inputs(self, family: str) -> str:
-        prompt = (self.template or _TEMPLATES[family]).replace("{{ text }}", "...")
-        return f'tokenizer({json.dumps(prompt, ensure_ascii=False)}, return_tensors="pt")'
+    def example_inputs(self, family: str, *, pairs: bool) -> str:
+        return example_inputs(self.template or (_PAIRED if pairs else _TEMPLATES)[family], pairs=pairs)
 
     def read(self, values: Mapping[str, Any], where: str) -> Record:
         pair = values.get("text_pair")

@@ -74,12 +74,12 @@ class WritingTask(Task):
         )
 
     @abstractmethod
-    def example_inputs(self, family: str) -> str:
+    def example_inputs(self, family: str, *, pairs: bool) -> str:
         """A Python expression for what a model of the family reads, from `tokenizer`."""
 
-    def usage(self, auto_class: str, generation: Mapping[str, Any]) -> list[str]:
+    def usage(self, auto_class: str, generation: Mapping[str, Any], *, pairs: bool) -> list[str]:
         family = writing_family(auto_class)
-        return generation_lines(family, self.example_inputs(family), generation)
+        return generation_lines(family, self.example_inputs(family, pairs=pairs), generation)
 
     def template_options(self) -> dict[str, Any]:
         """What the objective does with the tokenizer's chat template."""

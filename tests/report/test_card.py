@@ -12,6 +12,7 @@ from ftkit.report.card import model_card
 from ftkit.run import Run
 
 FULL: dict[str, Any] = {"type": "full"}
+PAIRS: dict[str, Any] = {"trained": "on pairs"}
 PROMPT: dict[str, Any] = {"type": "prompt", "template": "{{ text }}"}
 
 
@@ -26,11 +27,24 @@ PROMPT: dict[str, Any] = {"type": "prompt", "template": "{{ text }}"}
             "ftkit predicts the labels whose probability is at least 0.3.", "ftkit eval",
         ),
         ({"type": "classification"}, FULL, ["a", "b"], "Labels: a, b.\n", "probability"),
+        ({"type": "text2text"}, FULL, [], '`ftkit predict run --text "..."`', "pair"),
+        ({"type": "text2text"}, PAIRS, [], '`ftkit predict run --text "..." --text-pair "..."`', "{{"),
+        ({"type": "text2text"}, PAIRS, [], r'tokenizer("Input: ...\n...\nOutput:"', "{{"),
+        (
+            {"type": "text2text", "template": "Q: {{text}} C: {{ text_pair }}"}, PAIRS, [],
+            'tokenizer("Q: ... C: ..."', "{{",
+        ),
+        (
+            {"type": "classification", "formulation": "text"}, PAIRS, ["a", "b"],
+            r'tokenizer("...\n...\nLabel:"', "{{",
+        ),
+        ({"type": "multiple_choice"}, FULL, [], "`ftkit predict run questions.jsonl`", "--text"),
     ],
 )  # fmt: skip
 def test_a_card_says_what_holds(
     task: dict[str, Any], method: dict[str, Any], labels: list[str], says: str, says_not: str, tmp_path: Path
 ) -> None:
+    pairs, method = method is PAIRS, FULL if method is PAIRS else method
     (tmp_path / "train.csv").write_text("text,label\n")
     recipe = load_recipe(
         {
@@ -45,7 +59,7 @@ def test_a_card_says_what_holds(
         "notes": [],
         "labels": labels,
         "precision": "fp32",
-        "pairs": False,
+        "pairs": pairs,
     }
     card = model_card(Run(tmp_path / "run", recipe, {**manifest, "training": figures}))
     assert says in card
