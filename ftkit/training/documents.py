@@ -103,11 +103,15 @@ class DocumentHead(LanguageHead):
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[list[int]]:
         """Token ids of each document, with what stands at its beginning and its end."""
+        begin = self.special.begin
+        if not self.join and self.kind == "decoder":
+            # As between documents that are joined: else nothing would foretell the first token.
+            begin = begin or self.special.end
         for start in range(0, len(records), _CHUNK):
             texts = [record.text for record in records[start : start + _CHUNK]]
             encoded: Any = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
             for ids in encoded["input_ids"]:
-                yield [*self.special.begin, *ids, *self.special.end]
+                yield [*begin, *ids, *self.special.end]
 
     def _size(self, max_length: int) -> int:
         """Tokens of text in a window; corrupted spans shrink to a sentinel each, so more are read."""
@@ -186,25 +190,22 @@ class DocumentHead(LanguageHead):
     ) -> list[Prediction]:
         """The loss of each document: the sum over the windows that begin in it.
 
-        Joined documents share windows, and one in which none begins has its tokens foretold all the same: the
-        bytes of all are counted, and only their sums tell something.
+        Joined documents share windows, and one in which none begins has its tokens foretold all the same: its
+        bytes go to the last one before it in which a window begins, as its losses do.
         """
         losses, counts = array("d", [0.0]) * len(records), array("q", [0]) * len(records)
         for owner, (loss, tokens) in zip(encoded.owners, decoded, strict=True):
             losses[owner] += loss
             counts[owner] += tokens
+        octets = array("q", [0]) * len(records)
+        owner = 0
+        for number, record in enumerate(records):
+            owner = number if counts[number] or not self.join else owner
+            octets[owner] += len(record.text.encode())
         whole = self.kind == "decoder"
-        joined = self.join and len(encoded.owners) > 0
         return [
-            Prediction(
-                Writing(
-                    "",
-                    loss=loss,
-                    tokens=tokens,
-                    octets=len(record.text.encode()) if whole and (joined or tokens) else 0,
-                )
-            )
-            for record, loss, tokens in zip(records, losses, counts, strict=True)
+            Prediction(Writing("", loss=loss, tokens=tokens, octets=size if whole and tokens else 0))
+            for loss, tokens, size in zip(losses, counts, octets, strict=True)
         ]
 
 

@@ -54,6 +54,26 @@ def test_every_token_is_foretold_once(tiny: Callable, architecture: str, longest
     assert learned == whole[1:]
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_documents_apart_begin_after_an_end(tiny: Callable, architecture: str) -> None:
+    """As they do where they are joined; so every token of the text is foretold, the first one as well."""
+    head, tokenizer = head_of("decoder", tiny(architecture), 200, join=False)
+    begin = tokenizer.bos_token_id if architecture == "llama" else tokenizer.eos_token_id
+    for text, row in zip(TEXTS, head.training_rows(RECORDS, tokenizer, 200).features, strict=True):
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        assert list(row["input_ids"]) == [begin, *ids]
+        assert list(row["labels"]) == [IGNORED, *ids]
+
+
+@pytest.mark.parametrize("longest", [6, 12, 200])
+def test_bytes_go_where_the_losses_of_joined_documents_do(tiny: Callable, longest: int) -> None:
+    head, tokenizer = head_of("decoder", tiny("gpt2"), longest)
+    encoded = head.encode(RECORDS, tokenizer, longest)
+    found = [one.value for one in head.predictions(RECORDS, encoded, [(1.0, 1)] * len(encoded.owners))]
+    assert sum(one.octets for one in found) == sum(map(len, TEXTS))
+    assert [bool(one.octets) for one in found] == [bool(one.tokens) for one in found]
+
+
 @pytest.mark.parametrize("stride", [1, 3, 7])
 def test_sliding_windows_equal_a_plain_loop(still: Callable, stride: int) -> None:
     """Each token's loss with as much context as a window gives, computed by itself."""
