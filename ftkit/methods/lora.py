@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -50,13 +51,16 @@ class LoRA(Method):
         """Put adapters in place; whatever loading had to initialise is trained whole.
 
         Raises:
-            UsageError: `target_modules` matches no layer of this model.
+            UsageError: This model has no layer that is named.
         """
         from peft import LoraConfig, get_peft_model
         from torch import nn
 
         from ftkit.training.low_rank import LowRankLinear
 
+        for key in ("target_modules", "exclude_modules", "modules_to_save"):
+            if isinstance(names := getattr(self, key), list):
+                refuse_unknown(loaded.model, key, names)
         new = modules_of(loaded.new_parameters)
         config = LoraConfig(
             r=self.r,
@@ -112,6 +116,26 @@ def modules_of(parameters: Sequence[str]) -> list[str]:
             hint="use method: full",
         )
     return [one for one in modules if not any(one.startswith(f"{other}.") for other in modules)]
+
+
+def refuse_unknown(model: nn.Module, key: str, names: Sequence[str]) -> None:
+    """Each name is that of a module, or the end of one's: PEFT leaves out what matches nothing.
+
+    Raises:
+        UsageError: One is not.
+    """
+    known = [name for name, _ in model.named_modules() if name]
+    for asked in names:
+        if not any(name == asked or name.endswith(f".{asked}") for name in known):
+            last = sorted(
+                {name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdigit()}
+            )
+            close = get_close_matches(asked, last, n=1)
+            nearest = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(
+                f"method.{key}: no module of the model is called {asked!r}{nearest}",
+                hint=f"there are: {', '.join(last)}",
+            )
 
 
 def linear_layers(model: nn.Module, without: Sequence[str]) -> list[str]:

@@ -132,6 +132,23 @@ def test_a_hub_id_without_a_network(say: Callable[..., None], refused: Callable[
     ))  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("key", "asked", "says"),
+    [
+        ("target_modules", "[query, vallue]", "is called 'vallue'; did you mean 'value'?"),
+        ("exclude_modules", "[pooller]", "is called 'pooller'; did you mean 'pooler'?"),
+        ("modules_to_save", "[0.attention.nope]", "is called '0.attention.nope'"),
+    ],
+)
+def test_adapters_for_layers_that_are_not_there(
+    key: str, asked: str, says: str, tiny: Callable, say: Callable[..., None], refused: Callable[..., str]
+) -> None:
+    say(f"model: {{name_or_path: {tiny('bert')}}}", f"method: {{type: lora, {key}: {asked}}}")
+    refused(
+        2, "finetune", "recipe.yaml", says=(f"method.{key}: no module of the model {says}", "there are: ")
+    )
+
+
 def test_weights_of_more_layers(
     folder: Path, tiny: Callable[[str], Path], say: Callable[..., None], refused: Callable[..., str]
 ) -> None:
