@@ -6,13 +6,13 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from ftkit.data.base import Row
 from ftkit.data.source import DataSource
 from ftkit.data.splits import Part, stratified_split
-from ftkit.errors import InputError, UsageError
+from ftkit.errors import FtkitError, InputError, UsageError
 from ftkit.records import SPLITS, Dataset, Record, labelled
 from ftkit.stored import Stored
 from ftkit.tasks.base import Task
@@ -66,8 +66,7 @@ def load_records(
         split: _read(data, task, split, most[split], keep, notes, must_answer=answered[split])
         for split in names
     }
-    for records in splits.values():
-        _refuse_half_labelled(records)
+    _refuse_uneven(splits, task)
     learned = labels is None and "train" in splits
     if learned:
         _refuse_unlabelled(splits["train"])
@@ -86,16 +85,34 @@ def load_records(
             # Read whole, or held out of what was.
             if most.get(split) is None and not (shots and split == "train"):
                 splits[split] = Part(rows, range(len(rows))[:limit])
+    if not learned:
+        splits = _with_train(splits, data, task, labels, notes)
     return Dataset(splits, tuple(labels), (*notes, *_notes(splits, task, labels)))
 
 
 def _needed(data: DataSource, wanted: Sequence[str]) -> list[str]:
-    """The splits to read for some of them: the training rows as well where a share of them is held out, or
-    where they are quickly looked through for the same texts.
-    """
+    """The splits to read for some of them: the training rows as well where a share of them is held out."""
     held_out = any(getattr(data, f"{split}_fraction", None) for split in wanted)
-    train = "train" in wanted or held_out or data.is_small("train")
-    return [split for split in SPLITS if split in wanted or (split == "train" and train)]
+    return [split for split in SPLITS if split in wanted or (split == "train" and held_out)]
+
+
+def _with_train(
+    splits: dict[str, Sequence[Record]], data: DataSource, task: Task, labels: Sequence[str], notes: list[str]
+) -> dict[str, Sequence[Record]]:
+    """The splits, and the training rows where they are quickly looked through for the same texts.
+
+    Those that cannot be read any more, or not by this recipe, keep nobody from scoring others.
+    """
+    if "train" in splits or not data.is_small("train"):
+        return splits
+    try:
+        records = _read(data, task, "train", None, list, [], must_answer=False)
+        train = list(task.settle(records, labels)[0])
+    except FtkitError as error:
+        reason = str(error).partition("\n")[0]
+        notes.append(f"whether rows are also in the training data is not known: {reason}")
+        return splits
+    return {"train": train, **splits}
 
 
 def _known_labels(data: DataSource, task: Task) -> tuple[str, ...]:
@@ -148,29 +165,42 @@ def _records(
     must_answer: bool = False,
 ) -> Iterator[Record]:
     """Records in order; blank rows are counted in `blank`, or such a row is an error."""
-    first = next(rows, None)
-    if first is None:
-        return
-    where, values = first
-    ignored = () if answers else task.answer_fields
-    given = {field: column for field, column in data.columns.items() if field not in ignored}
-    columns = task.columns(list(values), given, where)
-    columns = {field: column for field, column in columns.items() if field not in ignored}
-    _refuse_columns(columns, task, list(values), where, must_answer=must_answer)
-    for where, values in chain([first], rows):
-        try:
-            fields = {field: values[column] for field, column in columns.items()}
-        except KeyError as error:
-            raise InputError(
-                f"the row has no {error.args[0]!r}",
-                where=where,
-                hint=f"it has: {', '.join(map(str, values))}",
-            ) from None
+    columns: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for where, values in rows:
+        found = tuple(values)
+        if found not in columns:
+            # Rows of JSON may leave out what they have nothing in, and files may differ in their columns.
+            columns[found] = _columns(found, data, task, where, answers=answers, first=not columns)
+            _refuse_columns(columns[found], task, found, where, must_answer=must_answer and len(columns) == 1)
+        fields = {field: values[column] for field, column in columns[found].items()}
         if blank is not None and task.blank(fields):
             blank.rows += 1
             blank.first = blank.first or where
         else:
             yield from task.read_all(fields, where)
+
+
+def _columns(
+    found: Sequence[Any], data: DataSource, task: Task, where: str, *, answers: bool, first: bool
+) -> dict[str, Any]:
+    """The column of every field that a row has.
+
+    What the recipe names must be there in the first row; in later ones, what need not be may be missing.
+    """
+    ignored = () if answers else task.answer_fields
+    given = {field: column for field, column in data.columns.items() if field not in ignored}
+    missing = [
+        column
+        for field, column in given.items()
+        if not first
+        and isinstance(column, str)
+        and column not in found
+        and (not task.fields[field].required or field in task.answer_fields)
+    ]
+    columns = task.columns([*found, *missing], given, where)
+    return {
+        field: column for field, column in columns.items() if field not in ignored and column not in missing
+    }
 
 
 def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
@@ -209,13 +239,21 @@ def _refuse_unlabelled(train: Sequence[Record]) -> None:
         raise InputError("no training row has an answer", where=train[0].where)
 
 
-def _refuse_half_labelled(records: Sequence[Record]) -> None:
-    """A split has answers in all rows or in none."""
-    with_answers = labelled(records)
-    for record in records:
-        if (record.target is not None) != with_answers:
-            kind = "no answer, as other rows do" if with_answers else "an answer, the rows before it do not"
-            raise InputError(f"the row has {kind}", where=record.where, hint="fill it in or remove the row")
+def _refuse_uneven(splits: Mapping[str, Sequence[Record]], task: Task) -> None:
+    """A split has answers in all rows or in none; all rows of a data set are pairs of texts, or none is."""
+    pair = next((records[0] for records in splits.values() if task.takes_pairs), None)
+    for records in splits.values():
+        with_answers = labelled(records)
+        for record in records:
+            if (record.target is not None) != with_answers:
+                bare, what = record if with_answers else records[0], "answer, as other rows do"
+            elif pair is not None and (record.text_pair is None) != (pair.text_pair is None):
+                bare, other = (record, pair) if record.text_pair is None else (pair, record)
+                what = f"second text, and {other.where} has one"
+            else:
+                continue
+            hint = "fill it in or remove the row"
+            raise InputError(f"the row has no {what}", where=bare.where, hint=hint)
 
 
 def _cut_fractions(

@@ -15,7 +15,7 @@ from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
 from ftkit.records import Dataset, Scores, fingerprint, labelled
 from ftkit.report.results import scores_json, write_evaluation
-from ftkit.run import MANIFEST, Run, read_manifest
+from ftkit.run import MANIFEST, Run, read_manifest, refuse_other_kind
 from ftkit.scoring import choose_split, evaluate_split
 from ftkit.training.processes import is_main_process, processes
 
@@ -73,6 +73,7 @@ def evaluate(
     dataset = _rows_to_score(run, split, limit)
     tell(dataset)
     chosen = choose_split(dataset, split)
+    refuse_other_kind(run, dataset[chosen])
     log.info("Loading %s", run.folder / "model")
     estimator = finished_estimator(run)
     log.info("Evaluating on %s", chosen)

@@ -14,7 +14,7 @@ from ftkit.data.jsonlines import parse_object
 from ftkit.dataset import read_unlabelled
 from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
-from ftkit.run import Run
+from ftkit.run import Run, refuse_other_kind
 from ftkit.training.setup import Estimator
 
 _FIRST_PART, _LARGEST_PART = 64, 4096
@@ -96,24 +96,6 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
     while part := list(islice(rest, size)):
         yield part
         size = min(2 * size, _LARGEST_PART)
-
-
-def refuse_other_kind(run: Run, records: Sequence[Record]) -> None:
-    """Pairs go with runs on pairs only.
-
-    Raises:
-        UsageError: A record is of the other kind.
-    """
-    if not run.recipe.task.takes_pairs:
-        return
-    for record in records:
-        if (record.text_pair is not None) != run.pairs:
-            needed = "pairs of texts" if run.pairs else "single texts"
-            raise UsageError(
-                f"the run was trained on {needed}",
-                where=record.where,
-                hint="give text and text_pair (--text-pair)" if run.pairs else "leave the second text out",
-            )
 
 
 def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:

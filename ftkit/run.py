@@ -316,6 +316,24 @@ class Run:
         write_json(self.folder / MANIFEST, self.manifest)
 
 
+def refuse_other_kind(run: Run, records: Sequence[Record]) -> None:
+    """Pairs go with runs on pairs only.
+
+    Raises:
+        UsageError: A record is of the other kind.
+    """
+    if not run.recipe.task.takes_pairs:
+        return
+    for record in records:
+        if (record.text_pair is not None) != run.pairs:
+            needed = "pairs of texts" if run.pairs else "single texts"
+            raise UsageError(
+                f"the run was trained on {needed}",
+                where=record.where,
+                hint="give text and text_pair (--text-pair)" if run.pairs else "leave the second text out",
+            )
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run folder.
 

@@ -24,7 +24,11 @@ class Parquet(Format):
 
         try:
             number = 0
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_READ):
+            file = pyarrow.parquet.ParquetFile(path)
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InputError(f"two columns are called {twice[0]!r:.80}", where=str(path))
+            for batch in file.iter_batches(_ROWS_READ):
                 for values in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", values

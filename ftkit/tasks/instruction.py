@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.records import Record, Turn, Writing
 from ftkit.tasks.base import Field
 from ftkit.tasks.reading import text_of
@@ -29,6 +29,10 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
+
+
+_INSTEAD = {"messages": ("instruction", "input", "instances", "output"), "instances": ("input", "output")}
+"""Fields that hold what others hold in parts."""
 
 
 class Instruction(WritingTask):
@@ -75,17 +79,25 @@ class Instruction(WritingTask):
 
     def columns(self, found: Sequence[Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
         chosen = super().columns(found, given, where)
-        if "messages" in chosen:
-            return {field: chosen[field] for field in ("messages", "system") if field in chosen}
-        if "instruction" not in chosen:
+        for whole, parts in _INSTEAD.items():
+            named = [field for field in parts if field in given]
+            if whole in given and named:
+                raise UsageError(
+                    f"data.columns names {whole}, and {named[0]}, which {whole} stand instead of",
+                    where=where,
+                    hint=f"name {whole} alone, or only {', '.join(parts)}",
+                )
+            if whole in chosen:
+                # What the recipe names comes before what happens to be there.
+                left_out = [whole] if named else parts
+                chosen = {field: column for field, column in chosen.items() if field not in left_out}
+        if "messages" not in chosen and "instruction" not in chosen:
             raise InputError(
                 "no column 'instruction', 'prompt' or 'messages'",
                 where=where,
                 hint=f"found: {', '.join(map(str, found))}; "
                 "map one with data.columns: {instruction: COLUMN}",
             )
-        if "instances" in chosen:
-            chosen = {field: column for field, column in chosen.items() if field not in ("input", "output")}
         return chosen
 
     def answered_by(self, columns: Mapping[str, Any]) -> bool:
@@ -114,7 +126,7 @@ class Instruction(WritingTask):
             own = {"input": instance.get("input"), "output": instance.get("output")}
             yield self.read({**values, **own}, place)
 
-    def example_inputs(self, family: str) -> str:
+    def example_inputs(self, family: str, *, pairs: bool) -> str:
         system = f'{{"role": "system", "content": {json.dumps(self.system)}}}, ' if self.system else ""
         messages = f'[{system}{{"role": "user", "content": "..."}}], add_generation_prompt=True'
         if family == "decoder":

@@ -38,7 +38,7 @@ FILES = [
     ("train.json", b'[{"text": "green", "label": "red", "label": "green"}]',
      "train.json: broken JSON: the key 'label' stands twice in one object"),
     ("train.jsonl", b"[" * 100_000, "train.jsonl:1: broken JSON: maximum recursion depth"),
-    ("train.jsonl", RED + b'{"text": "red"}\n', "train.jsonl:2: the row has no 'label'\n  it has: text"),
+    ("train.jsonl", RED + b'{"text": "red"}\n', "train.jsonl:2: the row has no answer, as other rows do"),
     ("train.json", RED, "train.json: a list of objects (or an object with `data`) is needed"),
     # Values.
     ("train.csv", GOOD + b" ,green\n", "train.csv:4: the text is empty"),

@@ -68,7 +68,6 @@ FILES = [
      ":2: the entity 5-8 (PER) is 'met' by its text, 'et ' by its place\n  start and end count characters"),
     ("train.jsonl", marked("Ann"), ":2: the entity 'Ann' is no span\n  entities are objects such as"),
     # The two kinds in one file; and a list that a csv file cannot hold.
-    ("train.jsonl", tokens(["won"], ["O"]) + "\n" + marked(), ":3: the row has no 'tokens'\n  it has: "),
     ("train.csv", "tokens,ner_tags\n['Ann'],['B-PER']\n", ":2: the tokens are \"['Ann']\", not a list"),
 ]  # fmt: skip
 

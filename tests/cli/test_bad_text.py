@@ -94,7 +94,7 @@ CHATS = {
     "empty list": ({"messages": []}, "the messages are no list, or an empty one"),
     "null": ({"messages": None}, "the messages are no list, or an empty one"),
     "strings": ({"messages": ["hi", "hello"]}, "message 1 is no object with role and content"),
-    "other column": ({"dialog": []}, "the row has no 'messages'\n  it has: dialog"),
+    "other column": ({"dialog": []}, "no column 'instruction', 'prompt' or 'messages'\n  found: dialog"),
 }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ ROWS = {
     "second text": (
         "text2text", GOOD_TEXT | {"text_pair": "b"}, GOOD_TEXT | {"text_pair": ""}, "the text_pair is empty",
     ),
-    "no second text": ("text2text", GOOD_TEXT | {"context": "b"}, GOOD_TEXT, "the row has no 'context'"),
+    "no second text": ("text2text", GOOD_TEXT | {"context": "b"}, GOOD_TEXT, "the row has no second text"),
 }  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_documents_that_hold_nothing_are_counted(text: Callable[..., Path], ftki
         (
             "text2text",
             [{"text": "a", "target": None}, GOOD_TEXT],
-            "train.jsonl:2: the row has an answer, the rows",
+            "train.jsonl:1: the row has no answer, as other rows do",
         ),
         ("text2text", [{"text": "a", "target": None}], "train.jsonl:1: no training row has an answer"),
         ("instruction", [chat(("user", "a"))], "train.jsonl:1: no training row has an answer"),

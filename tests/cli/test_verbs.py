@@ -139,7 +139,6 @@ def test_eval_of_few_rows_scores_held_out_ones(finished: Path, colours: Path, tm
         ("accuracy>=1.1", 4, "gate failed: accuracy"),
         ("per_label.red.recall<=1", 0, "gate passed: per_label.red.recall"),
         ("per_label.red.recall>=1.5", 4, "gate failed: per_label.red.recall"),
-        ("matthews>=0", 4, "matthews was not computed; there is: accuracy, macro_f1"),
     ],
 )
 def test_gates(gate: str, code: int, said: str, ftkit: Any, finished: Path) -> None:
@@ -147,6 +146,46 @@ def test_gates(gate: str, code: int, said: str, ftkit: Any, finished: Path) -> N
     assert done.returncode == code
     assert said in done.stderr
     assert "Scores on test" in done.stdout, "results are printed before the gate"
+
+
+def test_a_gate_on_what_is_not_computed_is_refused_before_any_work(
+    ftkit: Any, recipe_file: Path, finished: Path
+) -> None:
+    for verb, target in (("finetune", recipe_file), ("eval", finished)):
+        done = ftkit(verb, target, "--gate", "acuracy>=0.1")
+        assert done.returncode == 2
+        assert (
+            "--gate acuracy: is not computed; did you mean 'accuracy'? metrics has: accuracy" in done.stderr
+        )
+        assert "Reading data" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("train", "columns", "reason"),
+    [
+        ("message,kind\nhallo,red\n", {}, "train.csv:2: no column"),
+        ("text,label\nhallo,new\n", {}, "the label 'new' is not among the"),
+        (None, {"text": "body", "label": "colour"}, "train.csv:2: no column 'body' for the field 'text'"),
+    ],
+)
+def test_new_rows_are_scored_whatever_became_of_the_training_rows(
+    train: str | None, columns: dict[str, str], reason: str, ftkit: Any, tmp_path: Path, finished: Path
+) -> None:
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    rows = (Path(recipe["data"]["data_dir"]) / "test.csv").read_text()
+    for old, new in (("text", "body"), ("label", "colour")) if columns else ():
+        rows = rows.replace(old, new, 1)
+    (tmp_path / "test.csv").write_text(rows)
+    if train:
+        (tmp_path / "train.csv").write_text(train)
+    first = tmp_path / "train.csv" if train else Path(recipe["data"]["data_dir"]) / "train.csv"
+    files = {"train_file": str(first), "test_file": str(tmp_path / "test.csv"), "columns": columns}
+    done = ftkit("eval", finished, "--set", f"data={json.dumps(files)}")
+    assert done.returncode == 0, done.stderr
+    assert "note: whether rows are also in the training data is not known: " in done.stderr
+    assert reason in done.stderr
+    before = json.loads((finished / "metrics.json").read_text())["metrics"]["accuracy"]["value"]
+    assert f"accuracy  {before:.4f}" in done.stdout
 
 
 def test_a_gate_against_a_baseline(ftkit: Any, finished: Path) -> None:
