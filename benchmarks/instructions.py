@@ -2,6 +2,7 @@
 
     python benchmarks/instructions.py --data ../shared/data --trl /path/to/python
     python benchmarks/instructions.py --trl ... --only speed --pairs 5 --steps 5
+    python benchmarks/instructions.py --trl ... --only speed --batch 2 --warm-up 1 --steps 1
     python benchmarks/instructions.py --trl ... --only memory
 
 Dolly rows as chats of two turns: 900 to train, 100 to score. `--trl` is a Python that has trl and ftkit's
@@ -37,8 +38,6 @@ TRAINING = {"learning_rate": 2e-4, "warmup_steps": 0.1, "lr_scheduler_type": "li
 SEED = 1
 ACCUMULATION = 4
 """Passes that TRL does a step of the loss part in, so that it pads less; ftkit cuts its steps itself."""
-WARM_UP = 2
-"""Steps before the clock starts."""
 TOOLS = ("ftkit", "trl")
 SPEED_ROWS = ("trl default", "trl tuned")
 MEMORY_ROWS = {"checkpointing, 1,024 tokens": (1024, True), "no checkpointing, 2,048 tokens": (2048, False)}
@@ -56,6 +55,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=SPEED_ROWS, default=SPEED_ROWS, help="rows of the speed")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps that are timed")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before them, at least one")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows of a step that is timed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -77,7 +78,7 @@ def main() -> None:
 
 def compare_losses(args: argparse.Namespace, folder: Path) -> Figures:
     """One epoch with each tool; answer loss on the other rows before and after."""
-    train, held_out = write_chats(args.data, folder)
+    train, held_out = write_chats(args.data, folder, BATCH)
     job = {"train": str(train), "held_out": str(held_out), "batch": BATCH, "max_length": MAX_LENGTH}
     found: Figures = {"before": process({"tool": "score", **job}, args)["loss"]}
     for tool in args.tools:
@@ -102,12 +103,12 @@ def tuned() -> Figures:
 
 def compare_speed(args: argparse.Namespace, folder: Path) -> Figures:
     """Tokens a second over the same steps, in pairs that take turns."""
-    train, _ = write_chats(args.data, folder)
+    train, _ = write_chats(args.data, folder, args.batch)
     job = {
         "train": str(train),
-        "batch": BATCH,
+        "batch": args.batch,
         "max_length": MAX_LENGTH,
-        "warm_up": WARM_UP,
+        "warm_up": args.warm_up,
         "steps": args.steps,
     }
     found: Figures = {}
@@ -122,7 +123,8 @@ def compare_speed(args: argparse.Namespace, folder: Path) -> Figures:
             pairs.append(pair)
             said = " and ".join(f"{pair[side]['tokens_per_s']:.0f}" for side in ("a", "b"))
             print(f"{name}, pair {number + 1}: {said} tokens/s", flush=True)
-        found[name] = {"ratio": speed.ratios(pairs, "seconds"), "pairs": pairs}
+        timed = {"batch": args.batch, "warm_up": args.warm_up, "steps": args.steps}
+        found[name] = {"ratio": speed.ratios(pairs, "seconds"), **timed, "pairs": pairs}
         print(f"{name}: {speed.ratio_text(found[name]['ratio'])} x", flush=True)
     return found
 
@@ -158,8 +160,8 @@ def read_dolly(data: Path) -> list[tuple[str, str]]:
     return [(question, row["response"].strip()) for question, row in zip(asked, rows, strict=True)]
 
 
-def write_chats(data: Path, folder: Path) -> tuple[Path, Path]:
-    """The rows to train on, also in the order that ftkit takes them in, and the others.
+def write_chats(data: Path, folder: Path, batch: int) -> tuple[Path, Path]:
+    """The rows to train on, also in the order that ftkit takes them in with such batches, and the others.
 
     What is longer than the model reads is left out: ftkit would drop it, TRL would cut its answer.
     """
@@ -170,7 +172,7 @@ def write_chats(data: Path, folder: Path) -> tuple[Path, Path]:
     texts = [tokenizer.apply_chat_template(chat["messages"], tokenize=False) for chat in map(chat_of, rows)]
     fits = [len(ids) <= MAX_LENGTH for ids in tokenizer(texts)["input_ids"]]
     train = [row for row, fit in zip(rows[:TRAINED], fits, strict=False) if fit]
-    batches = EpochBatches(total=len(train), size=BATCH, seed=SEED, rank=0, processes=1)
+    batches = EpochBatches(total=len(train), size=batch, seed=SEED, rank=0, processes=1)
     write_rows(folder / "train.jsonl", train)
     write_rows(folder / "ordered.jsonl", [train[row] for batch in batches for row, *_ in batch])
     write_rows(folder / "held_out.jsonl", rows[TRAINED:])

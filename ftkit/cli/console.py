@@ -79,7 +79,7 @@ def scores(metrics: Mapping[str, Any]) -> str:
     from ftkit.report.results import uncertainty  # with all that tasks import, which help does not need
 
     if not metrics:
-        return "no scores: there is no labelled test or validation split"
+        return "no scores: there was nothing that could be scored"
     rows = [(name, f"{score['value']:.4f}", uncertainty(score)) for name, score in metrics["metrics"].items()]
     title = f"Scores on {metrics['split']} ({metrics['rows']:,} rows, {metrics['precision']})"
     details = metrics["details"]
