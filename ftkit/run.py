@@ -260,12 +260,8 @@ class Run:
                     hint="restore the data (or --limit) to go on, or start anew with --overwrite",
                 )  # fmt: skip
             return
-        if _is_run(self.folder):
-            log.info("Replacing the run in %s", self.folder)
-            _remove_run(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(to_yaml(self.recipe), encoding="utf-8")
-        self.manifest = {
+        # What takes time or can fail comes before the first change: a folder without a manifest is no run.
+        manifest = {
             "finished": False,
             "versions": _versions(),
             "hardware": _hardware(),
@@ -284,6 +280,12 @@ class Run:
                 "sha256": None if self.recipe.model.from_config else self.pinned.model.locate().sha256(),
             },
         }
+        if _is_run(self.folder):
+            log.info("Replacing the run in %s", self.folder)
+            _remove_run(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RECIPE).write_text(to_yaml(self.recipe), encoding="utf-8")
+        self.manifest = manifest
         self._write_manifest()
 
     def finish(

@@ -97,10 +97,14 @@ def save_optimizer(state: dict[str, Any], folder: Path) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
+    seen: set[int] = set()
     for index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{name}"] = value.contiguous()
+                # 8-bit optimizers have one table for all parameters, which a file may not hold twice.
+                place = value.untyped_storage().data_ptr()
+                tensors[f"{index}/{name}"] = value.clone() if place in seen else value.contiguous()
+                seen.add(place)
             else:
                 plain["state"][f"{index}/{name}"] = value
     save_file(tensors, folder / "optimizer.safetensors")

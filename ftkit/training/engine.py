@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
 from ftkit.errors import DivergedError
-from ftkit.training import sharding
+from ftkit.training import checkpoints, sharding
 from ftkit.training.batches import (
     ROWS,
     WEIGHTS,
@@ -32,8 +34,11 @@ from ftkit.training.room import Room, never_out_of_memory
 from ftkit.training.throughput import Meter
 from ftkit.training.unpadded import Unpadded
 
+log = logging.getLogger("ftkit")
+
 _MOST_SKIPPED_STEPS = 20
 _MOST_ROWS_NAMED = 5
+_ROOM = "room.json"
 _NEVER_CUT = 2**31
 """A pass that costs more tokens than any batch has: it is cut only where it must be."""
 
@@ -288,3 +293,18 @@ class Engine(ResumableTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self.meter.pause():
             super()._save_checkpoint(model, trial)
+
+    def _write_checkpoint(self, draft: Path, weights: dict[str, Tensor] | None, optimizer: Any) -> None:
+        super()._write_checkpoint(draft, weights, optimizer)
+        checkpoints.write_json(draft / _ROOM, {"most": self.room.most})
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        # In other parts, dropout would draw in another order.
+        before, now = checkpoints.read_json(Path(checkpoint) / _ROOM)["most"], self.room.most
+        if now is None or (before is not None and before <= now):
+            self.room.most = before
+        else:
+            log.warning("  note: less memory is free than before: dropout draws other numbers from here on")

@@ -30,6 +30,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, **options: Any) -> None:
         self.losses_so_far: dict[str, Any] | None = None
+        self.had_ended = False
         super().__init__(**options)
         self.add_callback(_ContinueLosses(self))
 
@@ -67,9 +68,15 @@ class ResumableTrainer(Trainer):
                 self.state.best_model_checkpoint = str(best_folder)
 
     def _save_other_ranks(self, draft: Path) -> None:
-        """Every process writes its random state once the draft folder is there."""
+        """Every process writes its random state and its losses once the draft folder is there."""
         self.accelerator.wait_for_everyone()
         checkpoints.save_random_state(draft, self.args.process_index)
+        losses = {
+            "sum": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "total": self._total_loss_scalar,
+        }
+        checkpoints.write_json(draft / self._losses_file, losses)
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(
@@ -83,19 +90,16 @@ class ResumableTrainer(Trainer):
         checkpoints.write_json(draft / "scheduler.json", self.lr_scheduler.state_dict())
         if self.accelerator.scaler is not None:
             checkpoints.write_json(draft / "scaler.json", self.accelerator.scaler.state_dict())
-        checkpoints.write_json(
-            draft / "losses.json",
-            {
-                "sum": self._tr_loss.item(),
-                "last_logged": self._globalstep_last_logged,
-                "total": self._total_loss_scalar,
-            },
-        )
         stateful = [
             c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)
         ]
         self.state.stateful_callbacks = {type(c).__name__: c.state() for c in stateful}
         self.state.save_to_json(str(draft / "trainer_state.json"))
+
+    @property
+    def _losses_file(self) -> str:
+        """Each process adds up its own losses; the log has their mean."""
+        return f"losses-{self.args.process_index}.json"
 
     def whole_weights(self, *, trained_only: bool) -> dict[str, Tensor] | None:
         """The weights of a sharded model, for which all processes are needed; `None` of any other."""
@@ -115,6 +119,18 @@ class ResumableTrainer(Trainer):
         model.save_pretrained(folder, state_dict=weights, **extra)
 
     # Restoring --------------------------------------------------------------------------
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        # Trainer forgets the one when it begins, and would do the other again.
+        self.had_ended = self.control.should_training_stop
+        self.args.eval_on_start = False
+
+    def _run_epoch(self, **options: Any) -> None:
+        if self.had_ended:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**options)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -152,7 +168,7 @@ class ResumableTrainer(Trainer):
         else:
             self.optimizer.load_state_dict(state)
         self.lr_scheduler.load_state_dict(checkpoints.read_json(folder / "scheduler.json"))
-        self.losses_so_far = checkpoints.read_json(folder / "losses.json")
+        self.losses_so_far = checkpoints.read_json(folder / self._losses_file)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         path = Path(checkpoint or "") / "scaler.json"

@@ -99,7 +99,7 @@ def launched(make: Any, whole: Any, tmp_path_factory: pytest.TempPathFactory) ->
     halves = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
     shards = {"per_device_train_batch_size": 10, "fsdp": True, "save_strategy": "steps", "save_steps": 1,
               "eval_strategy": "steps", "eval_steps": 1, "optim": "adamw_torch", "learning_rate": 5e-3,
-              "num_train_epochs": 3}  # fmt: skip
+              "num_train_epochs": 3, "logging_steps": 3}  # fmt: skip
     runs = [
         {"recipe": asking(make, whole, "asked-two"), "evaluate": True},
         *({"recipe": make(f"{n}-two", n, per_device_train_batch_size=4)} for n in ("21", "19", "17")),
@@ -124,11 +124,11 @@ def launched(make: Any, whole: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return done.stderr
 
 
-def assert_same(one: Path, two: Path) -> None:
+def assert_same(one: Path, two: Path, least: int = 4) -> None:
     """The same losses and weights, to the tolerance above."""
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (one, two)]
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
-    assert len(losses[0]) >= 4
+    assert len(losses[0]) >= least
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     weights, other = (load_file(next((run / "model").glob("*.safetensors"))) for run in (one, two))
     assert weights.keys() == other.keys()
@@ -182,7 +182,7 @@ def test_a_sharded_run_goes_on_where_it_was_stopped(make: Any, launched: str) ->
     whole = Path(make("whole", "uneven")["output_dir"])
     stopped = whole.with_name("stopped")
     assert (stopped / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
-    assert_same(whole, stopped)
+    assert_same(whole, stopped, least=2)
 
 
 def test_sharded_processes_equal_one_on_the_command_line(make: Any, tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ftkit
 from ftkit.errors import UsageError
 from ftkit.models import fresh
+from ftkit.models.source import Located
+from ftkit.training import checkpoints
 from ftkit.training.engine import Engine
+from ftkit.training.estimator import TrainedEstimator
 from ftkit.training.resumable import ResumableTrainer
 
 # Mid-epoch saves with accumulation: 45 rows, 2 x 2 a step, 12 steps an epoch, the last window short.
@@ -200,3 +204,97 @@ def test_same_seed_same_numbers(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert files(runs[0].folder) == files(runs[1].folder)
     other = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'c'}", "seed=8"])
     assert files(other.folder)[0] != files(runs[0].folder)[0]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"num_train_epochs": 1.5, "save_strategy": "epoch", "eval_strategy": "epoch"},
+        {"max_steps": 15, "lr_scheduler_type": "constant"},
+        {"eval_on_start": True, "num_train_epochs": 1},
+    ],
+)
+def test_a_run_that_was_stopped_after_its_last_step_trains_no_more(
+    training: dict[str, Any], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe |= {"training": TRAINING | training}
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    resumed = ftkit.finetune(recipe, resume=True)
+    assert files(resumed.folder) == files(straight.folder)
+    assert resumed.manifest["training"]["steps"] == straight.manifest["training"]["steps"]
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = {"patience": 1, "threshold": 10.0}
+    recipe |= {"training": TRAINING | {"save_total_limit": 5}, "early_stopping": stopping}
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    resumed = ftkit.finetune(recipe, resume=True)
+    assert files(resumed.folder) == files(straight.folder)
+    assert resumed.manifest["training"]["steps"] == straight.manifest["training"]["steps"] < 24
+
+
+def test_one_table_of_all_parameters_is_saved(tmp_path: Path) -> None:
+    """As 8-bit optimizers have it; a safetensors file holds no tensor twice."""
+    table = torch.arange(4.0)
+    state = {n: {"step": n, "state": torch.full((2,), float(n)), "table": table} for n in range(3)}
+    checkpoints.save_optimizer({"state": state, "param_groups": [{"params": [0, 1, 2]}]}, tmp_path)
+    again = checkpoints.load_optimizer(tmp_path)["state"]
+    for number, its in state.items():
+        assert again[number]["step"] == number
+        assert torch.equal(again[number]["state"], its["state"])
+        assert torch.equal(again[number]["table"], table)
+
+
+def test_what_is_hashed_is_hashed_before_a_run_is_replaced(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without a manifest could be neither gone on with nor replaced."""
+    before = files(ftkit.finetune(recipe).folder)
+    monkeypatch.setattr(Located, "sha256", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ftkit.finetune(recipe, overwrite=True)
+    assert files(Path(recipe["output_dir"])) == before
+    with pytest.raises(KeyboardInterrupt):
+        ftkit.finetune(recipe | {"output_dir": f"{recipe['output_dir']}-new"})
+    assert not Path(f"{recipe['output_dir']}-new").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"), [(40, None, False), (None, None, False), (None, 40, True)]
+)
+def test_other_free_memory_changes_no_parts(
+    first: int | None,
+    second: int | None,
+    told: bool,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each part draws its dropout; only where less is free can it not go on as it began."""
+    recipe |= {"training": TRAINING | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}}
+    monkeypatch.setattr(TrainedEstimator, "_most_tokens", lambda _: first)
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        stop_after(7, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    monkeypatch.setattr(TrainedEstimator, "_most_tokens", lambda _: second)
+    resumed = ftkit.finetune(recipe, resume=True)
+    assert (files(resumed.folder) == files(straight.folder)) != told
+    assert ("less memory is free than before" in caplog.text) == told
+
+
+def interrupted(*_: Any) -> None:
+    """In the place of what is interrupted."""
+    raise KeyboardInterrupt
