@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import pipeline
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 import ftkit
 
@@ -126,3 +133,67 @@ def test_pairs_and_several_labels(recipe: dict[str, Any], tmp_path: Path) -> Non
     assert scores == pytest.approx(row["scores"], abs=1e-5)
     (prediction,) = ftkit.predict(run, [(row["text"], row["text_pair"])])
     assert prediction.scores == pytest.approx(row["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [(["red", "green", "blue"], True), (["cold", "warm", "hot"], False), (None, True)],
+)
+def test_the_head_of_a_checkpoint_says_the_labels_of_the_recipe(
+    method: str, labels: list[str] | None, kept: bool, recipe: dict[str, Any], tiny: Any, tmp_path: Path
+) -> None:
+    """In another order, it is put in order; one for other labels is a new one, which adapters must bring."""
+    names = {} if labels is None else {"id2label": dict(enumerate(labels))}
+    base = AutoModelForSequenceClassification.from_pretrained(tiny("bert"), num_labels=3, **names)
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny("bert")).save_pretrained(tmp_path / "base")
+    recipe |= {"method": method, "model": {"name_or_path": str(tmp_path / "base")}}
+    recipe["training"] = {"max_steps": 1, "learning_rate": 1e-9}
+    run = ftkit.finetune(recipe)
+    assert run.labels == ("blue", "green", "red")
+    assert bool(run.manifest["training"]["new_parameters"]) == (labels is not None)
+    classify = pipeline("text-classification", model=base, tokenizer=str(tmp_path / "base"), top_k=None)
+    for row in saved(run)[:4]:
+        expected = {one["label"]: one["score"] for one in classify([row["text"]])[0]}
+        if labels is None:
+            expected = {run.labels[int(name[-1])]: score for name, score in expected.items()}
+        assert (expected == pytest.approx(row["scores"], abs=1e-4)) == kept
+    row = saved(run)[0]
+    scores = {one["label"]: one["score"] for one in eval(fresh(card_snippet(run, row["text"]), run.folder))}
+    assert scores == pytest.approx(row["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_a_matrix_that_two_layers_share_are_merged_into_one(
+    target: str, tiny: Callable[[str], Path], ftkit: Any, tmp_path: Path
+) -> None:
+    import ftkit as library
+
+    base = AutoModelForCausalLM.from_pretrained(tiny("llama"))
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny("llama")).save_pretrained(tmp_path / "base")
+    (tmp_path / "train.jsonl").write_text('{"text": "red", "target": "blue"}\n' * 8)
+    recipe = {
+        "task": "text2text",
+        "model": {"name_or_path": str(tmp_path / "base"), "max_length": 64},
+        "data": {"train_file": str(tmp_path / "train.jsonl"), "test_file": str(tmp_path / "train.jsonl")},
+        "method": {"type": "lora", "target_modules": ["q_proj", target]},
+        "training": {"max_steps": 4, "learning_rate": 0.05},
+        "metrics": ["answer_loss"],
+        "generation": {"max_new_tokens": 4},
+        "engine": {"precision": "fp32"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    run = library.finetune(recipe)
+    done = ftkit("export", run.folder, "--merge", "--output", tmp_path / "merged", "--json")
+    assert done.returncode == 0, done.stderr
+    merged = AutoModelForCausalLM.from_pretrained(json.loads(done.stdout)["model"])
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), run.folder / "model"
+    )
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)

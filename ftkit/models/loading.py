@@ -89,16 +89,59 @@ def load(located: Located, source: ModelSource, head: Head) -> Loaded:
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     _refuse_random_body(model, info["missing_keys"], mismatched, source)
     _refuse_fewer_layers(model, info["unexpected_keys"], source.name)
+    new, other_labels = set(info["missing_keys"]) | mismatched, False
+    if not new:
+        new, other_labels = _name_outputs(model, config, head)
     tokenizer = load_tokenizer(located, source)
     return Loaded(
         model=model.eval(),
         tokenizer=tokenizer,
-        new_parameters=tuple(sorted(set(info["missing_keys"]) | mismatched)),
+        new_parameters=tuple(sorted(new)),
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.base,
         revision=located.revision,
         auto_class=str(head.auto_class),
+        other_labels=other_labels,
     )
+
+
+def _name_outputs(model: Any, config: Any, head: Head) -> tuple[set[str], bool]:
+    """Let the head of a checkpoint say the labels that it is to say now.
+
+    The same labels in another order are put in that order. Other labels have nothing to do with what the head
+    has learned, so it begins anew. What a checkpoint calls `LABEL_0` and so on may be any label: it stays.
+
+    Args:
+        model: The model with the checkpoint's head, under the new names.
+        config: The checkpoint's own configuration.
+        head: The head that is asked for.
+
+    Returns:
+        The names of the parameters that are not the checkpoint's any more, which adapters have to bring, and
+        whether they are new.
+    """
+    asked = [str(label) for label in dict(head.config.get("id2label") or {}).values()]
+    had = [str(config.id2label.get(number)) for number in range(len(asked))] if asked else []
+    unnamed = [f"LABEL_{number}" for number in range(len(asked))]
+    if asked == had or had == unnamed or not hasattr(model, model.base_model_prefix):
+        return set(), False
+    prefix = f"{model.base_model_prefix}."
+    outputs = {
+        key: weight
+        for key, weight in model.named_parameters()
+        if not key.startswith(prefix) and len(weight) == len(asked)
+    }
+    if sorted(asked) == sorted(had) and len({key.rpartition(".")[0] for key in outputs}) == 1:
+        order = [had.index(label) for label in asked]
+        for weight in outputs.values():
+            weight.data = weight.data[order]
+        return set(outputs), False
+    for key, module in model.named_children():
+        if key != model.base_model_prefix:
+            for weight in module.parameters():
+                weight._is_hf_initialized = False  # else transformers leaves it as it was read
+            module.apply(model._init_weights)
+    return {key for key, _ in model.named_parameters() if not key.startswith(prefix)}, True
 
 
 def load_encoder(name: str) -> Loaded:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftkit.errors import InputError
 from ftkit.records import Prediction, Record
 from ftkit.training.generation import Writer, end_tokens, generation_config, said
 from ftkit.training.positions import longest_prompt
@@ -13,6 +15,8 @@ from ftkit.training.writing import WritingHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("ftkit")
 
 
 class Answers:
@@ -47,6 +51,7 @@ class Answers:
         ends = end_tokens(model, tokenizer) | head.closing(tokenizer)
         model.generation_config.eos_token_id = sorted(ends) or None
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        _leave_out_unused(model.generation_config)
 
     @property
     def stop(self) -> Any:
@@ -68,15 +73,28 @@ class Answers:
         left = longest_prompt(config.to_dict(), new_tokens, apart=config.is_encoder_decoder)
         return self.max_length if left is None else min(self.max_length, left)
 
-    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
-        """Token ids of what the model reads before it writes the answer to each record."""
+    def prompts(self, records: Sequence[Record]) -> list[list[int] | None]:
+        """Token ids of what the model reads before it writes the answer to each record; `None` where that
+        does not fit.
+        """
         return self.head.prompts(records, self.tokenizer, self.room())
 
     def written(
         self, records: Sequence[Record], predictions: Sequence[Prediction], batch: int
     ) -> list[Prediction]:
         """The same predictions with the texts that the model writes, so many prompts at once."""
-        texts = self.writer().write(self.prompts(records), batch)
+        prompts = self.prompts(records)
+        fitting = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None}
+        if len(fitting) < len(prompts):
+            first = records[prompts.index(None)].where
+            log.warning(
+                "  note: %d of %d rows do not fit within %d tokens, whatever is left out of them: their "
+                "answers are empty%s", len(prompts) - len(fitting), len(prompts), self.room(),
+                f" (first: {first})" if first else "",
+            )  # fmt: skip
+        texts = [""] * len(prompts)
+        for row, text in zip(fitting, self.writer().write(list(fitting.values()), batch), strict=True):
+            texts[row] = text
         together = zip(texts, records, predictions, strict=True)
         return [self.head.read(text, record, prediction) for text, record, prediction in together]
 
@@ -86,6 +104,10 @@ class Answers:
 
         def answer(record: Record, show: Show) -> str:
             (prompt,) = self.prompts([record])
+            if prompt is None:
+                raise InputError(
+                    f"this is more than the {self.room()} tokens there is room for", where=record.where
+                )
             return writer.stream(prompt, show)
 
         return answer
@@ -105,3 +127,19 @@ class Answers:
     def learned(self) -> None:
         """The model has other weights from here on."""
         self._writer = None
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+
+
+def _leave_out_unused(config: Any) -> None:
+    """A published configuration may say how it would sample without asking for it. As it is, transformers
+    only warns of that; with another end token it refuses to save it.
+    """
+    unused = [*_SAMPLING] if config.do_sample is not True else []
+    unused += _BEAMS if (config.num_beams or 1) == 1 else ()
+    unused += config.extra_output_flags if config.return_dict_in_generate is not True else ()
+    for name in unused:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)

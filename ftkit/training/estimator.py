@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class TrainedEstimator:
         set_seed(self.setup.seed)
         loaded = self.setup.load(workplace.tokenizer if workplace.resume else None)
         self.own_tokenizer = loaded.own_tokenizer
+        if loaded.other_labels:
+            log.warning("  note: the checkpoint's head is for other labels; a new one is learned")
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
         lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
@@ -255,7 +258,12 @@ class TrainedEstimator:
     def merge(self, folder: Path) -> None:
         """Write the model, adapters merged into it, and its tokenizer."""
         assert self.tokenizer is not None
-        self.model.merge_and_unload().save_pretrained(folder)
+        untied = _untie_adapted(self.model)
+        merged = self.model.merge_and_unload()
+        if untied:
+            merged.config.get_text_config().tie_word_embeddings = False
+            merged.config.tie_word_embeddings = False
+        merged.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
@@ -350,6 +358,8 @@ class TrainedEstimator:
 
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
         encoded = self._known(self._encode_once(validation, training=False), validation, "validation")
+        if self.answers is not None and self.setup.write_in_validation:
+            self.answers.prompts(validation)  # What is refused is refused before anything is trained.
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
@@ -477,3 +487,20 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
+
+
+def _untie_adapted(model: nn.Module) -> bool:
+    """Give layers with adapters a matrix of their own, where another layer has the same: merging adds to it
+    in place, and the other one would change too. Returns whether there was one.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    shared_by = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    found = False
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            if shared_by[id(getattr(base, "weight", None))] > 1:
+                base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+                found = True
+    return found

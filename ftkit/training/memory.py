@@ -111,8 +111,8 @@ def estimate(
     model: Any, optimizer: str, forward: Callable[[int], Any], tokens: int, *, checkpointing: bool
 ) -> Need:
     """What training takes beyond the loaded model, by forward passes of the longest row."""
-    sizes = [(p.numel(), p.element_size(), p.requires_grad) for p in model.parameters()]
-    trained = sum(count for count, _, learns in sizes if learns)
+    whole = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     states = next((count for name, count in _STATES.items() if optimizer.startswith(name)), 2)
     row, whatever = _kept(model, forward)
     if checkpointing:
@@ -123,7 +123,8 @@ def estimate(
         row = inputs + (row - inputs) // _layers(model)
     return Need(
         fixed=4 * trained * (1 + states) + whatever,
-        after=4 * trained * states + sum(count * size for count, size, _ in sizes),
+        # The saved model is loaded in fp32, to be compared.
+        after=4 * trained * states + 4 * whole,
         row=row,
         tokens=tokens,
     )

@@ -30,6 +30,7 @@ class Loaded:
         revision: Its revision, likewise.
         auto_class: The transformers auto class that loaded it.
         own_tokenizer: Whether the tokenizer was trained for it.
+        other_labels: Whether the checkpoint's head is for other labels, so that it has a new one.
     """
 
     model: PreTrainedModel
@@ -40,6 +41,7 @@ class Loaded:
     revision: str | None = None
     auto_class: str = ""
     own_tokenizer: bool = False
+    other_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,13 +120,14 @@ class WritingHead(LanguageHead):
 
     def prompts(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
-    ) -> list[list[int]]:
-        """Token ids of what the model reads before it writes.
+    ) -> list[list[int] | None]:
+        """Token ids of what the model reads before it writes; `None` where that is too long, whatever may be
+        left out of it.
 
         Raises:
-            InputError: A prompt is too long, and nothing of it may be left out.
+            InputError: A prompt is too long, and that is to be an error.
         """
-        found = []
+        found: list[list[int] | None] = []
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
             rendered = [self.render(record, tokenizer).prompt() for record in chunk]
@@ -134,11 +135,11 @@ class WritingHead(LanguageHead):
             for record, prompt, (ids, offsets) in zip(chunk, rendered, read, strict=True):
                 excess = len(ids) - max_length
                 kept = self._kept(offsets, prompt.cut, excess)
-                if kept is None or (excess > 0 and self.truncation == "error"):
+                if excess > 0 and self.truncation == "error":
                     raise _too_long(record, len(ids), max_length)
-                if excess > 0:
+                if excess > 0 and kept is not None:
                     self._tell(record, max_length)
-                found.append([ids[place] for place in kept])
+                found.append(None if kept is None else [ids[place] for place in kept])
         return found
 
     def _tell(self, record: Record, max_length: int) -> None:

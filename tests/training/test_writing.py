@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -786,3 +787,74 @@ def test_a_model_is_copied_once_however_many_parts_are_written(
     records = prediction.records_of_texts(run, ["a", "b", "c", "d"], None)
     assert len(list(prediction.predict_stream(run, records))) == 4
     assert len(copies) == 1
+
+
+PAIR = {"text": "a" * 300, "context": "b" * 300, "target": "c"}
+SHORT = {"text": "a", "context": "b", "target": "c"}
+
+
+def pairs_recipe(model: Path, folder: Path, *validation: Any, **task: Any) -> dict[str, Any]:
+    """Text to text with two texts, of which only the longer may be cut."""
+    for split, rows in (("train", [SHORT] * 8), ("validation", validation), ("test", validation)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "task": {"type": "text2text", **task},
+        "model": {"name_or_path": str(model), "max_length": 128},
+        "data": {"data_dir": str(folder)},
+        "method": "full",
+        "training": {"max_steps": 2, "per_device_train_batch_size": 4},
+        "metrics": ["exact_match"],
+        "generation": {"max_new_tokens": 2},
+        "engine": {"precision": "fp32"},
+        "output_dir": str(folder / "run"),
+    }
+
+
+def test_a_row_that_does_not_fit_has_an_empty_answer(
+    tiny: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such row ended a training at its first validation, and left a whole test split without scores."""
+    run = ftkit.finetune(pairs_recipe(tiny("gpt2"), tmp_path, SHORT, PAIR, SHORT))
+    rows = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    assert rows[1]["prediction"] == ""
+    assert "1 of 3 rows do not fit within 128 tokens, whatever is left out of them" in caplog.text
+    assert f"(first: {tmp_path}/test.jsonl:2)" in caplog.text
+    (alone,) = ftkit.predict(run, [(PAIR["text"], PAIR["context"])])
+    assert alone.value.text == ""
+
+
+def test_a_row_that_is_to_be_refused_is_refused_before_training(tiny: Folder, tmp_path: Path) -> None:
+    """It fits with its answer, but leaves no room to write as much as is asked for."""
+    positions = AutoConfig.from_pretrained(tiny("gpt2")).n_positions
+    row = {**SHORT, "text": "a" * (positions - 30)}
+    recipe = pairs_recipe(tiny("gpt2"), tmp_path, SHORT, row, truncation="error")
+    says = rf"validation.jsonl:2: the row has \d+ tokens, more than the {positions - 16} there is room for"
+    with pytest.raises(InputError, match=says):
+        ftkit.finetune(recipe, [f"model.max_length={positions}", "generation.max_new_tokens=16"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "published",
+    [{"temperature": 0.9, "top_p": 0.6}, {"top_k": 20}, {"length_penalty": 2.0, "early_stopping": True}],
+)
+def test_models_that_say_how_they_would_sample_are_saved(
+    method: str, published: dict[str, Any], whole: Folder, tmp_path: Path
+) -> None:
+    """transformers saves such a configuration only where nothing of it was changed."""
+    model = shutil.copytree(whole("gpt2"), tmp_path / "model")
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | published))
+    run = ftkit.finetune(pairs_recipe(model, tmp_path, SHORT), [f"method={method}"])
+    assert json.loads((run.folder / "model" / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_a_published_way_to_sample_that_is_asked_for_stays(whole: Folder, tmp_path: Path) -> None:
+    model = shutil.copytree(whole("gpt2"), tmp_path / "model")
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "temperature": 0.9}))
+    run = ftkit.finetune(pairs_recipe(model, tmp_path, SHORT))
+    saved = json.loads((run.folder / "model" / "generation_config.json").read_text())
+    assert (saved["do_sample"], saved["temperature"]) == (True, 0.9)
