@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from ftkit.data.base import Row
@@ -70,7 +70,11 @@ def load_records(
     learned = labels is None and "train" in splits
     if learned:
         _refuse_unlabelled(splits["train"])
-        labels = task.find_labels(splits["train"], _declared(data, task))
+        # Few rows need not show all labels that others of them have.
+        seen = splits["train"]
+        if most["train"] is not None:
+            seen = [*chain(*filter(labelled, splits.values()))]
+        labels = task.find_labels(seen, _declared(data, task))
     elif labels is None:
         labels = _known_labels(data, task)
     for split, records in splits.items():
@@ -166,12 +170,15 @@ def _records(
 ) -> Iterator[Record]:
     """Records in order; blank rows are counted in `blank`, or such a row is an error."""
     columns: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    known: dict[str, Any] = {}
     for where, values in rows:
         found = tuple(values)
         if found not in columns:
             # Rows of JSON may leave out what they have nothing in, and files may differ in their columns.
-            columns[found] = _columns(found, data, task, where, answers=answers, first=not columns)
-            _refuse_columns(columns[found], task, found, where, must_answer=must_answer and len(columns) == 1)
+            its = _columns(found, known, data, task, where, answers=answers)
+            _refuse_columns(its, task, found, where, must_answer=must_answer and not columns)
+            known |= its
+            columns[found] = its
         fields = {field: values[column] for field, column in columns[found].items()}
         if blank is not None and task.blank(fields):
             blank.rows += 1
@@ -181,26 +188,48 @@ def _records(
 
 
 def _columns(
-    found: Sequence[Any], data: DataSource, task: Task, where: str, *, answers: bool, first: bool
+    found: Sequence[Any],
+    known: Mapping[str, Any],
+    data: DataSource,
+    task: Task,
+    where: str,
+    *,
+    answers: bool,
 ) -> dict[str, Any]:
     """The column of every field that a row has.
 
-    What the recipe names must be there in the first row; in later ones, what need not be may be missing.
+    What the recipe names must be there in the first row; in later ones, what need not be may be missing. A
+    field is read from one column, by whatever other names it could go.
+
+    Args:
+        found: The row's columns.
+        known: The columns of the fields in the rows before it; empty for the first one.
+        data: Which columns the recipe names.
+        task: Which fields there are.
+        where: The row's place.
+        answers: Whether the fields of the answer are read.
+
+    Raises:
+        InputError: The row lacks the column of a field that it needs.
     """
     ignored = () if answers else task.answer_fields
     given = {field: column for field, column in data.columns.items() if field not in ignored}
+    spare = {field for field, its in task.fields.items() if not its.required or field in task.answer_fields}
     missing = [
         column
         for field, column in given.items()
-        if not first
-        and isinstance(column, str)
-        and column not in found
-        and (not task.fields[field].required or field in task.answer_fields)
+        if known and field in spare and isinstance(column, str) and column not in found
     ]
-    columns = task.columns([*found, *missing], given, where)
-    return {
-        field: column for field, column in columns.items() if field not in ignored and column not in missing
-    }
+    columns = {}
+    for field, column in task.columns([*found, *missing], given, where).items():
+        its = known.get(field, column)
+        if its in found and field not in ignored:
+            columns[field] = its
+        elif field not in spare:
+            raise InputError(
+                f"the row has no {its!r}", where=where, hint=f"it has: {', '.join(map(str, found))}"
+            )
+    return columns
 
 
 def _declared(data: DataSource, task: Task) -> tuple[str, ...]:
@@ -270,7 +299,9 @@ def _cut_fractions(
         if share >= 1:
             raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
         groups = (task.stratum(record) for record in train)
-        splits["train"], splits[split] = stratified_split(train, groups, share, data.split_seed)
+        splits["train"], splits[split] = stratified_split(
+            train, groups, share, data.split_seed, pooled=task.strata_overlap
+        )
         if not splits[split] or not splits["train"]:
             lines = "; a .txt file is one row, data.format: lines makes each of its lines one"
             raise InputError(

@@ -85,7 +85,7 @@ def solve(
     if not recipe.method.trains and recipe.arguments:
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], validation_of(dataset, recipe)
-    refuse_idle_gates(dataset, recipe)
+    refuse_idle_gates(dataset, recipe, split)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
     learned = recipe.task.learned(train, dataset.labels)
     run.pin()
@@ -149,16 +149,16 @@ def validation_of(dataset: Dataset, recipe: Recipe) -> Sequence[Record]:
     return ()
 
 
-def refuse_idle_gates(dataset: Dataset, recipe: Recipe) -> None:
+def refuse_idle_gates(dataset: Dataset, recipe: Recipe, split: str | None) -> None:
     """Gates need scores.
 
     Raises:
-        UsageError: No split has labels to score on.
+        UsageError: The split that would be scored has no labels.
     """
     if not recipe.gates:
         return
     try:
-        choose_split(dataset, None)
+        choose_split(dataset, split)
     except InputError as error:
         raise UsageError(f"gates: nothing will be scored: {error.what}", hint=error.hint) from None
 

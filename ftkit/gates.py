@@ -88,7 +88,8 @@ def find_score(metrics: Mapping[str, Any], path: str) -> float | None:
             value = value.get("value")
         if isinstance(value, (int, float)):
             return float(value)
-    return None
+    # Stands only where some rows are.
+    return 0.0 if path == "unreadable.rows" and metrics.get("metrics") else None
 
 
 def _descend(table: Any, path: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ftkit.data.jsonlines import parse_object
 from ftkit.dataset import read_unlabelled
-from ftkit.errors import InputError, UsageError
+from ftkit.errors import FtkitError, InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.run import Run, refuse_other_kind
 from ftkit.training.setup import Estimator
@@ -76,9 +76,14 @@ def predict_stream(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record
     Raises:
         UsageError: As for `predict_records`, when the record is reached.
     """
-    for part in _parts(records):
-        refuse_other_kind(run, part)
+    for part in _parts(_of_kind(run, records)):
         yield from zip(part, _estimator(run).predict(part), strict=True)
+
+
+def _of_kind(run: Run, records: Iterable[Record]) -> Iterator[Record]:
+    for record in records:
+        refuse_other_kind(run, [record])
+        yield record
 
 
 def _estimator(run: Run) -> Estimator:
@@ -91,11 +96,24 @@ def _estimator(run: Run) -> Estimator:
 
 
 def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records in growing parts: the first answers come soon, later ones in full batches."""
+    """The records in growing parts: the first answers come soon, later ones in full batches.
+
+    Where a record cannot be read, those before it are a part of their own.
+    """
     size, rest = _FIRST_PART, iter(records)
-    while part := list(islice(rest, size)):
+    part: list[Record] = []
+    try:
+        for record in rest:
+            part.append(record)
+            if len(part) == size:
+                yield part
+                size, part = min(2 * size, _LARGEST_PART), []
+    except FtkitError:
+        if part:
+            yield part
+        raise
+    if part:
         yield part
-        size = min(2 * size, _LARGEST_PART)
 
 
 def records_of_texts(run: Run, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Record]:

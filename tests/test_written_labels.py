@@ -15,6 +15,7 @@ from ftkit.preflight import check
 from ftkit.records import Entities, Record, Span, Writing
 from ftkit.showing import training_examples
 from ftkit.tasks.as_text import read_entities, read_label, read_labels, written_entities
+from ftkit.tasks.multiple_choice import MultipleChoice
 from ftkit.tasks.qa import QuestionAnswering
 from ftkit.training.question_head import QuestionHead
 from ftkit.words import entities_by_characters, words_of
@@ -450,3 +451,21 @@ def test_chat(ftkit: Callable, tiny: Callable, tmp_path: Path) -> None:
     (example,) = json.loads(shown.stdout)["examples"]
     said = [token for token, learned in zip(example["reads"], example["learned"], strict=True) if learned]
     assert "".join(said) == "Ġred<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("written_as", "text", "choice"),
+    [
+        ("letter", "C", "O"),
+        ("letter", "(b) N", "N"),
+        ("letter", "B. whatever", "N"),
+        ("letter", "O", "O"),
+        ("text", "C", "C"),
+        ("text", "D", "H"),
+        ("text", "N", "N"),
+    ],
+)
+def test_a_choice_that_is_a_letter(written_as: str, text: str, choice: str) -> None:
+    """With letters written, `C` is the third choice, even where another one is called C."""
+    task = MultipleChoice(written_as=written_as)
+    assert task._read(text, Record("?", choices=("C", "N", "O", "H"))).value == choice

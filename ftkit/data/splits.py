@@ -40,12 +40,19 @@ class Part(Sequence[T]):
 
 
 def stratified_split(
-    rows: Sequence[T], groups: Iterable[Hashable], fraction: float, seed: int
+    rows: Sequence[T], groups: Iterable[Hashable], fraction: float, seed: int, *, pooled: bool = False
 ) -> tuple[Part[T], Part[T]]:
     """Split rows into (rest, held out), each in the original order.
 
     Every group gives `fraction` of its rows; what rounding leaves over goes to the groups
     with the largest remainders, so that the total is right. No group is emptied.
+
+    Args:
+        rows: All rows.
+        groups: The group of each.
+        fraction: The share to hold out.
+        seed: Of the draws.
+        pooled: Whether groups of one row make up a group together; by default none of them is held out.
 
     >>> list(stratified_split("aaaabbbb", "aaaabbbb", 0.25, seed=0)[1])
     ['a', 'b']
@@ -53,6 +60,8 @@ def stratified_split(
     members: dict[Hashable, array[int]] = defaultdict(lambda: array("q"))
     for index, group in enumerate(groups):
         members[group].append(index)
+    if pooled and len(alone := [group for group, its in members.items() if len(its) == 1]) > 1:
+        members[None] = array("q", [members.pop(group)[0] for group in alone])
     quota = {group: len(indices) * fraction for group, indices in members.items()}
     taken = {group: int(share) for group, share in quota.items()}
     left = round(len(rows) * fraction) - sum(taken.values())

@@ -10,6 +10,7 @@ from ftkit.metrics.base import Counts, Headline
 
 _RESAMPLES = 1000
 _SEED = 12345
+_MOST_DRAWN = 1 << 22
 
 
 def interval(metric: Headline, counts: Counts, level: float = 0.95) -> tuple[float, float]:
@@ -29,14 +30,26 @@ def interval(metric: Headline, counts: Counts, level: float = 0.95) -> tuple[flo
     """
     distinct, times = _distinct(counts)
     generator = numpy.random.default_rng(_SEED)
-    draws = generator.multinomial(len(counts), times / len(counts), size=_RESAMPLES)
-    scores = metric.from_counts(draws @ distinct)
+    sums = []
+    # In parts: all draws of many distinct rows would be larger than the rows.
+    for size in _parts(_RESAMPLES, max(_MOST_DRAWN // len(distinct), 1)):
+        sums.append(generator.multinomial(len(counts), times / len(counts), size=size) @ distinct)
+    scores = metric.from_counts(numpy.concatenate(sums))
     # A resample may hold nothing to score, such as only rows without a token.
     if not len(known := scores[numpy.isfinite(scores)]):
         return math.inf, math.inf
     tail = (1 - level) / 2
     low, high = numpy.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _parts(whole: int, most: int) -> list[int]:
+    """A number in parts of at most so many.
+
+    >>> _parts(10, 4)
+    [4, 4, 2]
+    """
+    return [min(most, whole - start) for start in range(0, whole, most)]
 
 
 def _distinct(counts: Counts) -> tuple[Counts, Counts]:

@@ -19,6 +19,8 @@ from ftkit.tasks.base import Task
 from ftkit.training.arguments import training_block
 
 LOSS = "loss"
+_BESIDE_METRICS = ("unreadable", "variants")
+"""Further details of metrics.json that a gate can look at."""
 
 
 class Gate(Block):
@@ -54,7 +56,7 @@ def uncomputed(path: str, computed: Sequence[str]) -> str:
     >>> uncomputed("acuracy", ["accuracy", "macro_f1"])
     "is not computed; did you mean 'accuracy'? metrics has: accuracy, macro_f1"
     """
-    if any(path == name or path.startswith(f"{name}.") for name in computed):
+    if any(path == name or path.startswith(f"{name}.") for name in (*computed, *_BESIDE_METRICS)):
         return ""
     close = get_close_matches(path.partition(".")[0], computed, n=1)
     nearest = f" did you mean {close[0]!r}?" if close else ""

@@ -119,6 +119,11 @@ class Task(Component):
         """What the record is grouped by when a share is cut off."""
         return ""
 
+    @property
+    def strata_overlap(self) -> bool:
+        """Whether what the rows of a stratum have in common is also found in others."""
+        return False
+
     @abstractmethod
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         """The head that a model needs for this task.

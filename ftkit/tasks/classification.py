@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -150,6 +152,10 @@ class Classification(Task):
     def stratum(self, record: Record) -> str:
         return "|".join(map(str, _names(record.target)))
 
+    @property
+    def strata_overlap(self) -> bool:
+        return self.multi_label
+
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         yield from super().notes(train, labels)
         if _WITHHELD in labels and not self.labels:
@@ -296,6 +302,8 @@ class Classification(Task):
             return None if value in (None, "") else _label_text(value, where)
         if value is None:
             return None
+        if isinstance(value, str) and value.strip()[:1] + value.strip()[-1:] == "[]":
+            value = _listed(value, where)
         if isinstance(value, str):
             value = [part.strip() for part in value.split(self.label_separator) if part.strip()]
         if not isinstance(value, list):
@@ -323,6 +331,26 @@ class Classification(Task):
             hint=f"labels: {_some(labels)}"
             + ("; what numbers mean is said by task.labels" if number and not self.labels else ""),
         )
+
+
+def _listed(value: str, where: str) -> list[Any]:
+    """A list as JSON or Python writes it, which is what tables make of lists.
+
+    >>> _listed("['joy', 'anger']", "row 1")
+    ['joy', 'anger']
+    """
+    for read in (json.loads, literal_eval):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    raise InputError(
+        f"the label {value!r:.80} is no list that can be read",
+        where=where,
+        hint='write ["joy", "anger"] or joy,anger',
+    )
 
 
 def _label_text(value: Any, where: str) -> str:

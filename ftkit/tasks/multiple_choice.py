@@ -166,10 +166,13 @@ class MultipleChoice(Task):
     def _read(self, text: str, record: Record) -> Prediction:
         """The choice that a text names, by its letter or as it is written."""
         line = first_line(text)
+        bare = line.strip(" ().:")
+        letter = bare[:1].upper()
+        alone = len(bare) == 1 or bare[1:2] in (".", ")", ":")
+        lettered = alone and letter in _LETTERS[: len(record.choices)]
+        # A choice may be a letter itself, and be another one's letter.
         found = read_label(line, record, record.choices)
-        letter = line.strip(" ().:")[:1].upper()
-        alone = len(line.strip(" ().:")) == 1 or line[1:2] in (".", ")", ":")
-        if found.failed and alone and letter in _LETTERS[: len(record.choices)]:
+        if lettered and (found.failed or self.written_as == "letter"):
             return Prediction(record.choices[_LETTERS.index(letter)])
         return found
 

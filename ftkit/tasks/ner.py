@@ -265,6 +265,10 @@ class Ner(Task):
     def stratum(self, record: Record) -> str:
         return "|".join(sorted(set(self.labels_of(record))))
 
+    @property
+    def strata_overlap(self) -> bool:
+        return True
+
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
         yield from super().notes(train, labels)
         times = Counter(name for record in train for name in self.labels_of(record))

@@ -188,6 +188,30 @@ def test_new_rows_are_scored_whatever_became_of_the_training_rows(
     assert f"accuracy  {before:.4f}" in done.stdout
 
 
+def test_gates_on_what_stands_beside_the_metrics(
+    tiny: Any, colours: Path, ftkit: Any, tmp_path: Path
+) -> None:
+    recipe = {
+        "task": {"type": "classification", "formulation": "text"},
+        "model": {"name_or_path": str(tiny("gpt2"))}, "data": {"train_file": str(colours / "train.csv")},
+        "method": {"type": "prompt", "prompt": "label"}, "gates": {"unreadable.rows": {"max": 0}},
+        "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    done = ftkit("eval", tmp_path / "recipe.yaml", "--split", "train", "--gate", "unreadable.rows<=0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("gate passed: unreadable.rows 0.0000") == 2
+
+
+def test_rows_before_a_broken_one_are_answered(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"red {number}"}) + "\n" for number in range(150)]
+    (tmp_path / "rows.jsonl").write_text("".join([*rows[:100], "{broken\n", *rows[100:]]))
+    done = ftkit("predict", finished, tmp_path / "rows.jsonl")
+    assert done.returncode == 3
+    assert "rows.jsonl:101: " in done.stderr
+    assert len(done.stdout.splitlines()) == 100
+
+
 def test_a_gate_against_a_baseline(ftkit: Any, finished: Path) -> None:
     baseline = f"baseline: {finished / 'metrics.json'}"
     done = ftkit("eval", finished, "--set", f"gates={{accuracy: {{{baseline}, max_drop: 0.0}}}}")

@@ -146,3 +146,28 @@ def test_minus_one_in_some_rows_is_no_label_of_the_training_data(read: Read) -> 
 def test_withheld_labels_teach_nothing(read: Read) -> None:
     with pytest.raises(InputError, match="no training row has an answer"):
         read(Classification(labels=["neg", "pos"]), train=texts(-1, -1))
+
+
+@pytest.mark.parametrize("written", ["['a', 'b']", '["a", "b"]', " [ 'b','a' ] ", "a,b", ["a", "b"]])
+def test_several_labels_in_a_cell(written: Any, read: Read) -> None:
+    dataset = read(Classification(multi_label=True), train=texts(written, "a", "b", "[]"))
+    assert dataset.labels == ("a", "b")
+    assert targets(dataset, "train")[0] == ("a", "b")
+    assert targets(dataset, "train")[3] == ()
+
+
+def test_what_looks_like_a_list_is_one(read: Read) -> None:
+    with pytest.raises(InputError, match=r"the label '\[a, b\]' is no list that can be read"):
+        read(Classification(multi_label=True), train=texts("a", "[a, b]"))
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_limit_need_not_show_all_labels(limit: int, tmp_path: Path) -> None:
+    """Those of other splits are labels too; of all rows, they would be the training rows' alone."""
+    for split, labels in (("train", "abcd"), ("test", "dcba")):
+        rows = [json.dumps({"text": f"{split} {label}", "label": label}) + "\n" for label in labels]
+        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
+    data = DataSource(data_dir=str(tmp_path))
+    dataset = load_records(data, Classification(), limit=limit)
+    assert dataset.labels == tuple("abcd")
+    assert any(note.startswith("no training row has the label") for note in dataset.notes)

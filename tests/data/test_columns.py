@@ -140,3 +140,24 @@ def test_a_parquet_column_that_is_there_twice(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns, names=["text", "label", "text"]), path)
     with pytest.raises(FtkitError, match=r"train.parquet: two columns are called 'text'"):
         load_records(DataSource(train_file=str(path)), Classification())
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts"),
+    [
+        ([{"article": "a", "summary": "b"}, {"article": "c", "summary": "d", "source": "CNN"}], ["a", "c"]),
+        ([{"article": "a", "summary": "b", "source": "CNN"}, {"source": "c", "summary": "d"}], ["CNN", "c"]),
+    ],
+)
+def test_a_field_is_read_from_one_column(rows: list[Row], texts: list[str], read: Read) -> None:
+    assert [record.text for record in read(Text2Text(), train=rows)["train"]] == texts
+
+
+def test_another_column_does_not_stand_in(read: Read) -> None:
+    rows = [{"article": "a", "summary": "b"}, {"source": "CNN", "summary": "d"}]
+    with pytest.raises(
+        InputError, match=r"train.jsonl:2: the row has no 'article'\n  it has: source, summary"
+    ):
+        read(Text2Text(), train=rows)
+    with pytest.raises(InputError, match=r"train.jsonl:2: the row has no answer, as other rows do"):
+        read(Text2Text(), train=[rows[0], {"article": "c", "output": "d"}])

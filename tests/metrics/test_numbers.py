@@ -17,6 +17,7 @@ from transformers import pipeline
 
 import ftkit
 from ftkit.errors import FtkitError
+from ftkit.metrics import bootstrap
 from ftkit.metrics.bootstrap import interval
 from ftkit.metrics.likelihood import AnswerLoss
 from ftkit.metrics.numbers import Pearson, Rmse, Spearman
@@ -96,3 +97,13 @@ def test_resamples_without_a_score_are_left_out_of_an_interval() -> None:
     metric = AnswerLoss()
     assert interval(metric, counts) == (metric.score(counts), metric.score(counts))
     assert interval(metric, counts[1:]) == (math.inf, math.inf)
+
+
+def test_resamples_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, those of many distinct rows would take more memory than the rows."""
+    metric = Rmse()
+    rng = numpy.random.default_rng(0)
+    counts = metric.counts(rng.normal(size=50).tolist(), rng.normal(size=50).tolist(), ())
+    whole = interval(metric, counts)
+    monkeypatch.setattr(bootstrap, "_MOST_DRAWN", 50 * 7)
+    assert interval(metric, counts) == whole
