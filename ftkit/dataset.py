@@ -70,9 +70,9 @@ def load_records(
     learned = labels is None and "train" in splits
     if learned:
         _refuse_unlabelled(splits["train"])
-        # Few rows need not show all labels that others of them have.
         seen = splits["train"]
-        if most["train"] is not None:
+        if len(seen) == most["train"]:
+            # The first rows need not show all labels that the others have.
             seen = [*chain(*filter(labelled, splits.values()))]
         labels = task.find_labels(seen, _declared(data, task))
     elif labels is None:
