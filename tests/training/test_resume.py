@@ -219,11 +219,7 @@ def test_a_run_that_was_stopped_after_its_last_step_trains_no_more(
 ) -> None:
     recipe |= {"training": TRAINING | training}
     straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ftkit.finetune(recipe)
-    resumed = ftkit.finetune(recipe, resume=True)
+    resumed = resumed_at_the_end(recipe, monkeypatch)
     assert files(resumed.folder) == files(straight.folder)
     assert resumed.manifest["training"]["steps"] == straight.manifest["training"]["steps"]
 
@@ -234,11 +230,7 @@ def test_a_run_that_had_stopped_early_stays_stopped(
     stopping = {"patience": 1, "threshold": 10.0}
     recipe |= {"training": TRAINING | {"save_total_limit": 5}, "early_stopping": stopping}
     straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ftkit.finetune(recipe)
-    resumed = ftkit.finetune(recipe, resume=True)
+    resumed = resumed_at_the_end(recipe, monkeypatch)
     assert files(resumed.folder) == files(straight.folder)
     assert resumed.manifest["training"]["steps"] == straight.manifest["training"]["steps"] < 24
 
@@ -293,6 +285,15 @@ def test_other_free_memory_changes_no_parts(
     resumed = ftkit.finetune(recipe, resume=True)
     assert (files(resumed.folder) == files(straight.folder)) != told
     assert ("less memory is free than before" in caplog.text) == told
+
+
+def resumed_at_the_end(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ftkit.Run:
+    """A run that was stopped after its last step, and gone on with."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    return ftkit.finetune(recipe, resume=True)
 
 
 def interrupted(*_: Any) -> None:
