@@ -79,6 +79,15 @@ class Answers:
         """
         return self.head.prompts(records, self.tokenizer, self.room())
 
+    def refuse_long(self, records: Sequence[Record]) -> None:
+        """Refuse records that are too long where that is an error, before they are to be answered.
+
+        Raises:
+            InputError: One is.
+        """
+        if self.head.truncation == "error":
+            self.prompts(records)
+
     def written(
         self, records: Sequence[Record], predictions: Sequence[Prediction], batch: int
     ) -> list[Prediction]:

@@ -359,7 +359,7 @@ class TrainedEstimator:
     def _validation(self, validation: Sequence[Record], score: Scorer) -> Callable[[], dict[str, float]]:
         encoded = self._known(self._encode_once(validation, training=False), validation, "validation")
         if self.answers is not None and self.setup.write_in_validation:
-            self.answers.prompts(validation)  # What is refused is refused before anything is trained.
+            self.answers.refuse_long(validation)
 
         def evaluate() -> dict[str, float]:
             write = self.setup.write_in_validation
