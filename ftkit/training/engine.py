@@ -32,6 +32,7 @@ from ftkit.training.heads import Batch, Features
 from ftkit.training.resumable import ResumableTrainer
 from ftkit.training.room import Room, never_out_of_memory
 from ftkit.training.throughput import Meter
+from ftkit.training.trimmed import TrimmedEmbedding
 from ftkit.training.unpadded import Unpadded
 
 log = logging.getLogger("ftkit")
@@ -68,6 +69,7 @@ class Engine(ResumableTrainer):
             keeps every batch whole, as long as it fits into memory.
         most_tokens: The most tokens to compute at once; `None` where no limit is known.
         unpadded: Takes the padding out of batches; `None` where the model cannot be computed so.
+        trimmed: The token embedding, if it is to have only the rows in use while it is trained.
     """
 
     control: TrainerControl
@@ -85,6 +87,7 @@ class Engine(ResumableTrainer):
         micro_batch_overhead: int | None = None,
         most_tokens: int | None = None,
         unpadded: Unpadded | None = None,
+        trimmed: TrimmedEmbedding | None = None,
     ) -> None:
         self.rows = Rows(features, collator.objective, args.seed)
         self.collator = collator
@@ -107,7 +110,9 @@ class Engine(ResumableTrainer):
         # The loss is divided by the whole optimizer batch; Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
         # What shards a model has hooks of its own around the blocks.
-        self.unpadded = None if self.is_fsdp_enabled or self.is_deepspeed_enabled else unpadded
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self.unpadded = None if sharded else unpadded
+        self.trimmed = None if sharded else trimmed
         if self.unpadded:
             self.micro_batch_overhead = _NEVER_CUT
 
@@ -115,6 +120,22 @@ class Engine(ResumableTrainer):
         super().create_accelerator_and_postprocess()
         sharding.complete(self.accelerator, self.args, self.model)
         self.is_fsdp_enabled = self.accelerator.is_fsdp2
+
+    # The token embedding ----------------------------------------------------------------
+
+    def train(self, *given: Any, **options: Any) -> Any:
+        with self.trimmed.trimmed() if self.trimmed else nullcontext():
+            return super().train(*given, **options)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self.trimmed:
+            self.trimmed.follow(optimizer)
+        return optimizer
+
+    def _whole_embedding(self) -> AbstractContextManager[None]:
+        """All rows of the token embedding, where training has not all."""
+        return self.trimmed.whole() if self.trimmed else nullcontext()
 
     # Data -------------------------------------------------------------------------------
 
@@ -283,7 +304,7 @@ class Engine(ResumableTrainer):
     ) -> dict[str, float]:
         """Score the validation records; every process gets the same scores."""
         assert self.evaluate_now is not None
-        with self.meter.pause():
+        with self.meter.pause(), self._whole_embedding():
             found = self.evaluate_now()
         scores = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(scores))
@@ -291,8 +312,22 @@ class Engine(ResumableTrainer):
         return scores
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self.meter.pause():
+        with self.meter.pause(), self._whole_embedding():
             super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with self._whole_embedding():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        with self._whole_embedding():
+            super()._load_best_model()
+
+    def _whole_optimizer(self) -> dict[str, Any]:
+        return self.trimmed.whole_states(self.optimizer) if self.trimmed else super()._whole_optimizer()
+
+    def _take_optimizer(self, state: dict[str, Any]) -> None:
+        super()._take_optimizer(self.trimmed.own_states(self.optimizer, state) if self.trimmed else state)
 
     def _write_checkpoint(self, draft: Path, weights: dict[str, Tensor] | None, optimizer: Any) -> None:
         super()._write_checkpoint(draft, weights, optimizer)

@@ -40,6 +40,7 @@ from ftkit.training.processes import processes, shared
 from ftkit.training.setup import Scorer, Setup, Show, Workplace
 from ftkit.training.sharding import is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
+from ftkit.training.trimmed import TrimmedEmbedding, trimmed_embedding, trims_as_whole
 from ftkit.training.unpadded import Unpadded, unpadded_as_padded
 from ftkit.training.writing import WritingHead
 
@@ -118,6 +119,7 @@ class TrainedEstimator:
             self.answers.room()
         self.new_parameters = loaded.new_parameters
         self.auto_class = loaded.auto_class
+        self.trimmed = self._trimmed()
         most_tokens = self._most_tokens() if processes().device.type == "cpu" else None
         evaluate = self._validation(validation, score) if validation else None
         self.engine = self._engine(train, evaluate, workplace, most_tokens)
@@ -135,7 +137,21 @@ class TrainedEstimator:
 
         tokens = self.collator([rows[longest, 1.0, 0]])["input_ids"].numel()
         parts = self.setup.micro_batch
-        return plan(self.model, self.arguments, forward=forward, tokens=tokens, parts=parts)
+        return plan(
+            self.model, self.arguments, forward=forward, tokens=tokens, parts=parts, trimmed=self.trimmed
+        )
+
+    def _trimmed(self) -> TrimmedEmbedding | None:
+        """What leaves unused tokens out of the embedding, where that changes nothing."""
+        assert self.tokenizer is not None
+        features = self.encoded.features
+        padding = self.tokenizer.pad_token_id
+        found = trimmed_embedding(self.model, features, self.objective, self.arguments, padding)
+        row = Rows(features, self.objective, self.setup.seed)[0, 1.0, 0]
+        if found is None or not trims_as_whole(found, self.model, self.collator([row]), self._losses):
+            return None
+        log.debug("  %d of %d tokens are in use", len(found.used), len(found.weight))
+        return found
 
     def _unpadded(self, features: Sequence[Features]) -> Unpadded | None:
         """What computes the real tokens of a batch alone, where that was measured to be faster."""
@@ -190,6 +206,7 @@ class TrainedEstimator:
                 micro_batch_overhead=pass_overhead(self.model) if self.setup.micro_batch else None,
                 most_tokens=most_tokens,
                 unpadded=self._unpadded(packed or encoded.features),
+                trimmed=self.trimmed,
             )
         # Progress and log file are our own.
         engine.remove_callback(PrinterCallback)

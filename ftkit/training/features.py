@@ -6,7 +6,7 @@ again. A column of numbers costs four, saved often one or two, and the disk's ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ftkit.training.heads import Features
 
 _VALUES, _ENDS = ".values.npy", ".ends.npy"
+_VALUES_AT_ONCE = 2**20
 
 
 @dataclass(slots=True)
@@ -109,6 +110,19 @@ class FeatureTable(Sequence["Features"]):
             return numpy.zeros(0, dtype=numpy.int64)
         return numpy.diff(self._columns[name].ends[:], prepend=0)
 
+    def distinct(self, name: str) -> NDArray[numpy.int64]:
+        """The numbers that any row has by a name, ascending; none is below 0, and the rows are not read."""
+        if not self._rows:
+            return numpy.zeros(0, dtype=numpy.int64)
+        values = self._columns[name].values
+        parts = values.parts() if isinstance(values, Numbers) else _parts(values)
+        seen = numpy.zeros(0, dtype=bool)
+        for part in parts:
+            if (room := int(part.max()) + 1) > len(seen):
+                seen = numpy.pad(seen, (0, room - len(seen)))
+            seen[part] = True
+        return numpy.flatnonzero(seen)
+
     # On the disk ------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
@@ -151,6 +165,18 @@ def lengths(rows: Sequence[Features]) -> NDArray[numpy.int64]:
     if isinstance(rows, FeatureTable):
         return rows.lengths("input_ids")
     return numpy.array([len(row["input_ids"]) for row in rows], dtype=numpy.int64)
+
+
+def distinct_tokens(rows: Sequence[Features]) -> NDArray[numpy.int64]:
+    """The tokens that stand in any row, ascending."""
+    if isinstance(rows, FeatureTable):
+        return rows.distinct("input_ids")
+    return numpy.unique(numpy.array([token for row in rows for token in row["input_ids"]], dtype=numpy.int64))
+
+
+def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(values), _VALUES_AT_ONCE):
+        yield values[start : start + _VALUES_AT_ONCE]
 
 
 def _narrowest(values: Numbers) -> numpy.dtype[Any]:

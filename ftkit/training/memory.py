@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import TrainingArguments
 
 from ftkit.errors import InputError
+from ftkit.training.trimmed import TrimmedEmbedding
 
 log = logging.getLogger("ftkit")
 
@@ -57,7 +59,13 @@ class Need:
 
 
 def plan(
-    model: Any, arguments: TrainingArguments, *, forward: Callable[[int], Any], tokens: int, parts: bool
+    model: Any,
+    arguments: TrainingArguments,
+    *,
+    forward: Callable[[int], Any],
+    tokens: int,
+    parts: bool,
+    trimmed: TrimmedEmbedding | None = None,
 ) -> int | None:
     """The most tokens to compute at once; `None` where that may be whole batches.
 
@@ -69,13 +77,15 @@ def plan(
         forward: Computes the loss of the longest row, so many times side by side.
         tokens: Length of that row.
         parts: Whether batches may be computed in parts although they fit.
+        trimmed: The token embedding, if some of its rows get no gradients, and states in checkpoints alone.
 
     Raises:
         InputError: Even then it does not fit.
     """
     free = int(free_memory() * _USABLE) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     checkpointing = bool(arguments.activation_checkpointing)
-    need = estimate(model, arguments.optim, forward, tokens, checkpointing=checkpointing)
+    look = partial(estimate, model, arguments.optim, forward, tokens, trimmed=trimmed)
+    need = look(checkpointing=checkpointing)
     whole = arguments.per_device_train_batch_size * tokens
     log.debug("  memory: at most %s needed, %s free", _gib(need.peak(whole)), _gib(free))
     if need.peak(whole) <= free:
@@ -84,7 +94,7 @@ def plan(
     without = need
     if need.peak(tokens) > free and not checkpointing:
         arguments.activation_checkpointing = arguments.gradient_checkpointing = True
-        need = estimate(model, arguments.optim, forward, tokens, checkpointing=True)
+        need = look(checkpointing=True)
     if need.peak(tokens) > free:
         raise InputError(
             f"not enough memory: one row of {tokens} tokens needs about {_gib(need.peak(tokens))}, "
@@ -108,12 +118,19 @@ def plan(
 
 
 def estimate(
-    model: Any, optimizer: str, forward: Callable[[int], Any], tokens: int, *, checkpointing: bool
+    model: Any,
+    optimizer: str,
+    forward: Callable[[int], Any],
+    tokens: int,
+    *,
+    checkpointing: bool,
+    trimmed: TrimmedEmbedding | None = None,
 ) -> Need:
     """What training takes beyond the loaded model, by forward passes of the longest row."""
     whole = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     states = next((count for name, count in _STATES.items() if optimizer.startswith(name)), 2)
+    left_out, copied = (trimmed.left_out, trimmed.copied) if trimmed else (0, 0)
     row, whatever = _kept(model, forward)
     if checkpointing:
         model.activation_checkpointing_enable()
@@ -122,7 +139,7 @@ def estimate(
         # The layers' inputs are kept, and one layer at a time is computed again.
         row = inputs + (row - inputs) // _layers(model)
     return Need(
-        fixed=4 * trained * (1 + states) + whatever,
+        fixed=4 * ((trained - left_out) * (1 + states) + copied) + whatever,
         # The saved model is loaded in fp32, to be compared.
         after=4 * trained * states + 4 * whole,
         row=row,

@@ -162,13 +162,16 @@ class ResumableTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         folder = Path(checkpoint)
-        state = checkpoints.load_optimizer(folder)
+        self._take_optimizer(checkpoints.load_optimizer(folder))
+        self.lr_scheduler.load_state_dict(checkpoints.read_json(folder / "scheduler.json"))
+        self.losses_so_far = checkpoints.read_json(folder / self._losses_file)
+
+    def _take_optimizer(self, state: dict[str, Any]) -> None:
+        """Set the optimizer's states to what `_whole_optimizer` gave."""
         if self.is_fsdp_enabled:
             sharding.spread_optimizer(self.model, self.optimizer, state)
         else:
             self.optimizer.load_state_dict(state)
-        self.lr_scheduler.load_state_dict(checkpoints.read_json(folder / "scheduler.json"))
-        self.losses_so_far = checkpoints.read_json(folder / self._losses_file)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         path = Path(checkpoint or "") / "scaler.json"
