@@ -28,6 +28,7 @@ def finetune(
     resume: bool = False,
     limit: int | None = None,
     profile: bool = False,
+    gated: bool = False,
 ) -> Run:
     """Train what the recipe says, save it, reload it, score it.
 
@@ -40,6 +41,7 @@ def finetune(
         resume: Go on from the newest complete checkpoint in `output_dir`.
         limit: Read at most this many rows of each split.
         profile: Write a torch profiler trace of a few steps to `profile.json.gz` in the run folder.
+        gated: Refuse data of which nothing can be scored, because the caller has gates to check.
 
     Returns:
         The finished run.
@@ -60,11 +62,17 @@ def finetune(
     if run.finished:
         log.info("The run in %s is already finished", run.folder)
         return run
-    return solve(run, resume=resume, limit=limit, split=None, profile=profile)[0]
+    return solve(run, resume=resume, limit=limit, split=None, profile=profile, gated=gated)[0]
 
 
 def solve(
-    run: Run, *, resume: bool, limit: int | None, split: str | None, profile: bool = False
+    run: Run,
+    *,
+    resume: bool,
+    limit: int | None,
+    split: str | None,
+    profile: bool = False,
+    gated: bool = False,
 ) -> tuple[Run, Scores | None]:
     """Read, fit and score: what a run is made of, whatever the method.
 
@@ -74,6 +82,7 @@ def solve(
         limit: Read at most this many rows of each split.
         split: The split to score; by default test, else validation.
         profile: Whether to write a trace of a few steps.
+        gated: Whether there are gates beside the recipe's.
 
     Returns:
         The finished run and its scores.
@@ -85,7 +94,8 @@ def solve(
     if not recipe.method.trains and recipe.arguments:
         log.warning("  note: method %s does not train; the block training is not used", recipe.method.type)
     train, validation = dataset["train"], validation_of(dataset, recipe)
-    refuse_idle_gates(dataset, recipe, split)
+    if gated or recipe.gates:
+        refuse_nothing_to_score(dataset, split)
     log.info("%s %s", "Making" if recipe.model.from_config else "Loading", recipe.model.name)
     learned = recipe.task.learned(train, dataset.labels)
     run.pin()
@@ -149,14 +159,12 @@ def validation_of(dataset: Dataset, recipe: Recipe) -> Sequence[Record]:
     return ()
 
 
-def refuse_idle_gates(dataset: Dataset, recipe: Recipe, split: str | None) -> None:
+def refuse_nothing_to_score(dataset: Dataset, split: str | None) -> None:
     """Gates need scores.
 
     Raises:
         UsageError: The split that would be scored has no labels.
     """
-    if not recipe.gates:
-        return
     try:
         choose_split(dataset, split)
     except InputError as error:

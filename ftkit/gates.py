@@ -12,6 +12,8 @@ from ftkit.errors import GateError, InputError, UsageError
 from ftkit.recipe.schema import Gate
 
 _EXPRESSION = re.compile(r"^\s*(?P<path>.+?)\s*(?P<sign>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*$")
+_ROUNDING = 1e-9
+"""What 0.9 - 0.89 is above 0.01, and more."""
 
 
 def parse_gate(expression: str) -> tuple[str, Gate]:
@@ -41,7 +43,7 @@ def check_gates(
     Args:
         gates: Path into the metrics and bounds.
         metrics: The content of metrics.json.
-        lower_is_better: Names of metrics where less is better.
+        lower_is_better: Names of metrics and tables where less is better.
 
     Raises:
         GateError: A score is out of bounds, or was not computed; all are named.
@@ -57,8 +59,9 @@ def check_gates(
         lines += [(value <= gate.max, f"max {gate.max}")] if gate.max is not None else []
         if gate.baseline is not None and gate.max_drop is not None:
             old = _baseline(Path(gate.baseline), path)
-            drop = value - old if path in lower_is_better else old - value
-            lines.append((drop <= gate.max_drop, f"at most {gate.max_drop} worse than {old:.4f}"))
+            lower = any(path == name or path.startswith(f"{name}.") for name in lower_is_better)
+            drop = value - old if lower else old - value
+            lines.append((drop <= gate.max_drop + _ROUNDING, f"at most {gate.max_drop} worse than {old:.4f}"))
         for holds, bound in lines:
             (passed if holds else failed).append(f"{path} {value:.4f} ({bound})")
     if failed:

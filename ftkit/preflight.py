@@ -9,7 +9,7 @@ from typing import Any
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.estimator import family_of
-from ftkit.finetuning import refuse_idle_gates, validation_of
+from ftkit.finetuning import refuse_nothing_to_score, validation_of
 from ftkit.gates import refuse_missing_baselines
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.training.positions import longest_prompt, positions_of
@@ -45,8 +45,8 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
         return report
     dataset = load_records(checked.data, checked.task, limit=_MOST_ROWS, trains=checked.method.trains)
     validation_of(dataset, checked)
-    if checked.method.trains:
-        refuse_idle_gates(dataset, checked, None)
+    if checked.method.trains and checked.gates:
+        refuse_nothing_to_score(dataset, None)
     for split, records in dataset.splits.items():
         more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
         report[split] = f"{len(records):,} rows{more}"

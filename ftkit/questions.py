@@ -35,6 +35,7 @@ class Questions:
         write: The right answer of a record as text.
         read: What a written answer says.
         unreadable: Why written answers could not be told apart; empty where they can.
+        chat_template: What conversations are written by; `None` for the tokenizer's own.
     """
 
     template: str
@@ -45,6 +46,7 @@ class Questions:
     candidates: Callable[[Record], Sequence[Candidate]] | None = None
     same: bool = True
     unreadable: str = ""
+    chat_template: str | None = None
 
     def choose(self, probabilities: Mapping[str, float]) -> Prediction:
         """The likeliest value with the probabilities of all; of equals the first."""

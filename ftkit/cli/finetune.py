@@ -34,7 +34,15 @@ def finetune(
     if overwrite and resume:
         raise UsageError("give --resume or --overwrite, not both: one goes on with the run, one removes it")
     gates = read_gates(gate, recipe, set_ or ())
-    run = run_recipe(recipe, set_ or (), overwrite=overwrite, resume=resume, limit=limit, profile=profile)
+    run = run_recipe(
+        recipe,
+        set_ or (),
+        overwrite=overwrite,
+        resume=resume,
+        limit=limit,
+        profile=profile,
+        gated=bool(gates),
+    )  # fmt: skip
     if not is_main_process():
         return
     metrics = run.metrics

@@ -43,5 +43,6 @@ def read_gates(
 def apply_gates(given: Sequence[tuple[str, Gate]], recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Raise a `GateError` where a score is out of bounds."""
     lower = [metric.name() for metric in recipe.metrics if not metric.greater_is_better]
+    lower.append("unreadable")
     for line in check_gates([*recipe.gates.items(), *given], metrics, lower):
         log.info("gate passed: %s", line)

@@ -21,6 +21,7 @@ _DOCUMENT = "-DOCSTART-"
 _LINES_LOOKED_AT = 200
 _MOST_LINES_NAMED = 10
 _GIANT = 2000
+_HASHTAG = re.compile(r"#\w\S*")
 
 
 class Conll(Format):
@@ -83,8 +84,11 @@ class _Shape:
 
     def is_comment(self, line: str, values: Sequence[str]) -> bool:
         """A comment has another width than the data, or a last column that is no tag."""
-        if not line.startswith("#"):
+        if not line.startswith("#") or _HASHTAG.fullmatch(line.rstrip()):
+            # A hashtag that is alone in its line lacks its tag.
             return False
+        if self.width == 1:
+            return len(values) > 1
         tag = values[-1]
         return len(values) != self.width or (
             _like_comment(line) and tag not in self.tags and not re.fullmatch(r"O|[A-Z]-.+", tag)

@@ -24,6 +24,7 @@ class EntityErrors(Table):
 
     type: Literal["entity_errors"] = "entity_errors"
     answers: ClassVar[tuple[str, ...]] = ("entities",)
+    greater_is_better: ClassVar[bool] = False
 
     def compute(
         self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]

@@ -23,6 +23,8 @@ class PerLabel(Table):
         columns = precision_recall_fscore_support(
             one_hot(references, labels).astype(int),
             one_hot(predictions, labels).astype(int),
+            # Of one column scikit-learn takes the zeros for a label of their own.
+            labels=[1] if len(labels) == 1 else range(len(labels)),
             average=None,
             zero_division=0,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from ftkit.training.generation import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("ftkit")
 
 _MOST_KEPT = 10_000
 _SPARE = 4
@@ -198,6 +201,7 @@ class Generating(Answerer):
         writer: Writes.
         ranker: Scores right answers, where they are texts.
         max_new_tokens: The most tokens that are written.
+        max_length: The most tokens that a prompt with an answer may have.
         batch: How many answers are written side by side.
         constrained: Whether only candidates can be written.
     """
@@ -209,6 +213,7 @@ class Generating(Answerer):
         ranker: Ranker[Any],
         *,
         max_new_tokens: int,
+        max_length: int,
         batch: int,
         constrained: bool,
     ) -> None:
@@ -216,6 +221,7 @@ class Generating(Answerer):
         self.writer = writer
         self.ranker = ranker
         self.max_new_tokens = max_new_tokens
+        self.max_length = max_length
         self.batch = batch
         self.constrained = constrained
         self._joint = Joint(writer.tokenizer)
@@ -237,21 +243,23 @@ class Generating(Answerer):
         return [[text, *loss] for text, loss in zip(texts, self._losses(asked), strict=True)]
 
     def _losses(self, asked: Sequence[Asked]) -> list[list[float]]:
-        """Negative log-likelihood of the right text and its tokens, where the answer is a text."""
-        right = [one.record.target for one in asked]
-        rows = [
-            self.ranker.row(one.prompt, [target.text])
-            for one, target in zip(asked, right, strict=True)
-            if isinstance(target, Writing)
-        ]
-        ranked = iter(self.ranker.scores(rows, [one.key for one in asked][: len(rows)]))
-        found: list[list[float]] = []
-        for target in right:
-            if isinstance(target, Writing):
-                (answer,) = next(ranked)
-                found.append([-answer.likelihood, answer.tokens])
-            else:
-                found.append([0.0, 0])
+        """Negative log-likelihood of the right text and its tokens, where the answer is a text that fits."""
+        found: list[list[float]] = [[0.0, 0] for _ in asked]
+        rows = {
+            place: self.ranker.row(one.prompt, [one.record.target.text])
+            for place, one in enumerate(asked)
+            if isinstance(one.record.target, Writing)
+        }
+        # Prompts hold what leaves room for an answer of the model's own; the right one can be longer.
+        fitting = {place: row for place, row in rows.items() if self.ranker.longest(row) <= self.max_length}
+        if len(fitting) < len(rows):
+            log.warning(
+                "  note: %d right texts have no loss: with their prompts they are longer than %d tokens",
+                len(rows) - len(fitting), self.max_length,
+            )  # fmt: skip
+        ranked = self.ranker.scores(list(fitting.values()), [asked[place].key for place in fitting])
+        for place, (answer,) in zip(fitting, ranked, strict=True):
+            found[place] = [-answer.likelihood, answer.tokens]
         return found
 
     def predictions(self, asked: Sequence[Asked], said: Sequence[Any]) -> list[Prediction]:
@@ -261,7 +269,7 @@ class Generating(Answerer):
         found = self.prompting.questions.read(text, record)
         if not isinstance(found.value, Writing):
             return found
-        octets = len(record.target.text.encode()) if isinstance(record.target, Writing) else 0
+        octets = len(record.target.text.encode()) if isinstance(record.target, Writing) and tokens else 0
         return replace(found, value=replace(found.value, loss=loss, tokens=int(tokens), octets=octets))
 
     def _allowed(self, asked: Sequence[Asked]) -> Callable[[int, Sequence[int]], list[int]]:
@@ -283,7 +291,9 @@ class Generating(Answerer):
             answers = [self.writer.tokenizer(text_target=text.strip())["input_ids"] for text in texts]
         else:
             start, whole = self._joint(asked.prompt.text, texts, special=asked.prompt.special)
-            answers = [ids[start:] for ids in whole]
+            # White space at the end of a prompt has been read, if it is a token of its own.
+            read = asked.row
+            answers = [ids[len(read) :] if ids[: len(read)] == read else ids[start:] for ids in whole]
         follow: dict[tuple[int, ...], list[int]] = {}
         for answer in answers:
             plain = [token for token in answer if token not in ends]

@@ -102,7 +102,7 @@ class PromptEstimator:
                 raise UsageError(
                     "method.style: chat needs a chat template, which the tokenizer does not have",
                     where=f"model.name_or_path: {self._loaded.source}",
-                    hint="take a chat model, or style: plain",
+                    hint="take a chat model, or style: plain, or give task.chat_template (task: instruction)",
                 )
             self.solvers[plan.name] = self._solver(plan, self._chosen(plan, train))
             if self._loaded.auto_class not in _RANKERS:
@@ -182,6 +182,7 @@ class PromptEstimator:
         ranked, without a model.
         """
         found = []
+        self._give_template(tokenizer)
         for plan in self.plans:
             questions = plan.prompting.questions
             refuse_too_few(train, plan.num_fewshot)
@@ -269,6 +270,7 @@ class PromptEstimator:
             writer,
             self._ranker,
             max_new_tokens=settings["max_new_tokens"],
+            max_length=self._loaded.max_length,
             batch=_BATCH,
             constrained=plan.constrained,
         )
@@ -285,9 +287,16 @@ class PromptEstimator:
         looked = generator.sample(train, min(len(train), _CALIBRATION_ROWS))
         solver.answerer.prior = solver.mean_probabilities(looked)
 
+    def _give_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """The recipe's chat template instead of the tokenizer's, if it has one."""
+        for plan in self.plans:
+            if plan.prompting.questions.chat_template is not None:
+                tokenizer.chat_template = plan.prompting.questions.chat_template
+
     @cached_property
     def _loaded(self) -> Loaded:
         loaded = self.setup.load(None)
+        self._give_template(loaded.tokenizer)
         if loaded.new_parameters:
             raise InputError(
                 "the checkpoint has no language model head (its weights would be random: "

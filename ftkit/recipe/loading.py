@@ -43,6 +43,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     if isinstance(recipe, Mapping):
         source = Source(deepcopy(dict(recipe)), {}, {(): Path.cwd()})
+        if isinstance(parent := source.tree.get("extends"), str):
+            source = merge(read_chain(find_recipe(parent, Path.cwd()), find_recipe), source)
     else:
         source = read_chain(find_recipe(str(recipe), Path.cwd()), find_recipe)
     source = merge(source, read_overrides(overrides, Path.cwd()))

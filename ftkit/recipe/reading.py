@@ -89,7 +89,19 @@ def read_value(text: str) -> Any:
         raise UsageError(f"--set: the value {text!r}: {error.problems[0].what}") from None
     if len(tree) > 1:
         raise UsageError(f"--set: the value {text!r} holds a second key", hint="give --set once for each key")
+    if _ends_in_comment(f"value: {text}"):
+        raise UsageError(
+            f"--set: the value {text!r} holds a #, which begins a comment in YAML",
+            hint="put quotes around the value, within those of the shell: --set 'key=\"a #b\"'",
+        )
     return tree["value"]
+
+
+def _ends_in_comment(text: str) -> bool:
+    """Whether something stands after the one value of a mapping."""
+    node: Any = yaml.compose(text, Loader=_Loader)
+    ((_, value),) = node.value
+    return text[value.end_mark.index :].lstrip().startswith("#")
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Places, list[Problem]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from ftkit.errors import InputError, UsageError
@@ -152,6 +152,17 @@ def writing_objective(
         render=lambda record, tokenizer: render(record),
         read=lambda text, record, known: read(text, record),
     )
+
+
+def written_template(task: Any) -> Any:
+    """A template is for a model that writes.
+
+    Raises:
+        ValueError: There is one, and an output layer gives the answer.
+    """
+    if task.template is not None and not task.writes:
+        raise ValueError("template: a model with a head reads the text as it is; it is for formulation: text")
+    return task
 
 
 def text_refusal(family: str) -> str:
@@ -309,7 +320,7 @@ def read_entities(text: str, record: Record, labels: Mapping[str, str], form: st
     last = 0
     for kind, words in pairs:
         label = _label(kind, list(labels))
-        place = _place(words, record.text, last, spans) if label else None
+        place = _place(words, record, last, spans) if label else None
         if place is None:
             odd.append(f"[{kind}] {words.strip()}")
             continue
@@ -347,15 +358,25 @@ def _json(text: str) -> tuple[list[tuple[str, str]], list[str]]:
 _PARSERS = {"inline": _inline, "lines": _lines, "json": _json}
 
 
-def _place(words: str, text: str, start: int, taken: Sequence[Span]) -> tuple[int, int] | None:
-    """Where the words stand in a text as whole words, from `start` on or else before it."""
+def _place(words: str, record: Record, start: int, taken: Sequence[Span]) -> tuple[int, int] | None:
+    """Where the words stand in a record's text as whole words, from `start` on or else before it."""
     parts = [re.escape(part) for part in words.split()]
     if not parts:
         return None
-    pattern = re.compile(r"(?<!\w)" + r"\s*".join(parts) + r"(?!\w)")
-    free = partial(_free, taken=taken)
-    places = [match.span() for match in pattern.finditer(text) if free(match.span())]
+    # Each match is looked for by itself: one that cuts a word may hide one that does not.
+    pattern = re.compile("(?=(" + r"\s*".join(parts) + "))")
+    found = [match.span(1) for match in pattern.finditer(record.text)]
+    places = [place for place in found if _whole_words(place, record) and _free(place, taken)]
     return next((place for place in places if place[0] >= start), next(iter(places), None))
+
+
+def _whole_words(place: tuple[int, int], record: Record) -> bool:
+    """Whether no word is cut: none of the record's, or none by the letters around."""
+    start, end = place
+    starts, ends = zip(*record.words, strict=True) if record.words else ((), ())
+    letters = re.compile(r"\w")
+    apart = not letters.match(record.text[:start][-1:]) and not letters.match(record.text, end)
+    return apart or (start in starts and end in ends)
 
 
 def _free(place: tuple[int, int], taken: Sequence[Span]) -> bool:

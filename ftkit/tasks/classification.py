@@ -26,6 +26,7 @@ from ftkit.tasks.as_text import (
     text_refusal,
     text_usage,
     writing_head,
+    written_template,
 )
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of, whole
@@ -87,6 +88,7 @@ class Classification(Task):
         return self
 
     _template = field_validator("template")(checked_template)
+    _written_template = model_validator(mode="after")(written_template)
 
     @property
     def writes(self) -> bool:
@@ -312,7 +314,17 @@ class Classification(Task):
                 f"{self.label_separator!r} between the labels",
                 where=where,
             )
-        return tuple(_label_text(part, where) for part in value)
+        found = tuple(_label_text(part, where) for part in value)
+        if twice := [name for name in found if found.count(name) > 1]:
+            vector = set(found) <= {"0", "1"}
+            raise InputError(
+                f"the label {twice[0]!r:.80} stands twice in {value!r:.80}",
+                where=where,
+                hint="write the names or the numbers of the labels that apply, not a vector of zeros and ones"
+                if vector
+                else "write each label once",
+            )
+        return found
 
     def _label(self, written: str, labels: Sequence[str], where: str) -> str:
         """The label's name: as written, or by its number where `task.labels` numbers them. Those found in the

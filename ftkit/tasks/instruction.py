@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -154,7 +155,8 @@ class Instruction(WritingTask):
     ) -> Questions:
         from ftkit.questions import writing_questions
 
-        return writing_questions("{{ text }}", lambda record: {"text": record.text})
+        questions = writing_questions("{{ text }}", lambda record: {"text": record.text})
+        return replace(questions, chat_template=self.chat_template)
 
     def render(self, record: Record, tokenizer: PreTrainedTokenizerBase, family: str) -> Rendered:
         from ftkit.prompts.chat import conversation

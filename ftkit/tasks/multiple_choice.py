@@ -164,7 +164,9 @@ class MultipleChoice(Task):
         return self._as_written(str(record.target), record)
 
     def _read(self, text: str, record: Record) -> Prediction:
-        """The choice that a text names, by its letter or as it is written."""
+        """The choice that a text names, by its letter or as it is written, in several lines perhaps."""
+        if not (whole := read_label(text, record, record.choices)).failed and self.written_as == "text":
+            return whole
         line = first_line(text)
         bare = line.strip(" ().:")
         letter = bare[:1].upper()

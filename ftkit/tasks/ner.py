@@ -36,6 +36,7 @@ from ftkit.tasks.as_text import (
     text_usage,
     writing_head,
     written_entities,
+    written_template,
 )
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
@@ -109,6 +110,7 @@ class Ner(Task):
         return self
 
     _template = field_validator("template")(checked_template)
+    _written_template = model_validator(mode="after")(written_template)
 
     @property
     def writes(self) -> bool:

@@ -7,11 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field as Limits
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record, Writing
-from ftkit.tasks.as_text import checked_template, text_refusal, text_usage, writing_family, writing_head
+from ftkit.tasks.as_text import (
+    checked_template,
+    text_refusal,
+    text_usage,
+    writing_family,
+    writing_head,
+    written_template,
+)
 from ftkit.tasks.base import Field, Task
 from ftkit.tasks.reading import text_of
 
@@ -49,6 +56,7 @@ class QuestionAnswering(Task):
     pipeline: ClassVar[str | None] = None
 
     _template = field_validator("template")(checked_template)
+    _written_template = model_validator(mode="after")(written_template)
 
     @property
     def writes(self) -> bool:

@@ -30,6 +30,7 @@ OWNED: dict[str, str] = {
     "remove_unused_columns": "say which columns are read in data.columns",
     "label_names": "say the labels in task.labels",
     "resume_from_checkpoint": "use ftkit finetune --resume",
+    "enable_jit_checkpoint": "a stopped run goes on from its last checkpoint: ftkit finetune --resume",
     "auto_find_batch_size": "it would change the optimizer batch; set per_device_train_batch_size",
     "hub_token": "no secret enters a recipe; use `hf auth login` or the variable HF_TOKEN",
     "push_to_hub": "upload the finished run's model/ folder with `hf upload`",

@@ -136,6 +136,11 @@ def save_random_state(folder: Path, rank: int) -> None:
     write_json(folder / f"random-{rank}.json", plain)
 
 
+def processes_of(folder: Path) -> int:
+    """How many processes wrote a checkpoint."""
+    return len(list(folder.glob("random-*.json")))
+
+
 def load_random_state(folder: Path, rank: int) -> None:
     """Set the generators to what `save_random_state` wrote."""
     plain = read_json(folder / f"random-{rank}.json")

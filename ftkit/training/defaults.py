@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -63,6 +64,9 @@ def training_arguments(
     chosen |= given
     if validated and "no" in (chosen["save_strategy"], chosen["eval_strategy"]):
         chosen["load_best_model_at_end"] = given.get("load_best_model_at_end", False)
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
+        # Known here, as what is compiled cannot be computed in some of our ways.
+        chosen = {"torch_compile_backend": backend} | chosen
     with refusals():
         arguments = TrainingArguments(
             output_dir=str(workplace.checkpoints),
@@ -77,6 +81,8 @@ def training_arguments(
             disable_tqdm=True,
             **chosen,
         )
+    # What `accelerate launch` or its configuration says of it would hold in half of the places.
+    arguments.mixed_precision = "no" if precision == "fp32" else precision
     if arguments.fsdp and processes().num_processes == 1:
         raise UsageError(
             "training.fsdp shards a model over several processes, and this is the only one",
@@ -108,6 +114,20 @@ def pass_overhead(model: nn.Module) -> int:
         return 4096
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     return 400 if any(module.weight.requires_grad for module in embeddings) else 128
+
+
+def refuse_checkpointing(model: Any, arguments: TrainingArguments) -> None:
+    """Refuse activation checkpointing of a model that has none.
+
+    Raises:
+        UsageError: It is asked for, and this is one.
+    """
+    if arguments.activation_checkpointing and not model.supports_gradient_checkpointing:
+        raise UsageError(
+            "training.activation_checkpointing: transformers has none for this architecture",
+            where=f"model_type: {model.config.model_type}",
+            hint="leave it out; shorter inputs (model.max_length) and smaller batches take less memory",
+        )
 
 
 @contextmanager

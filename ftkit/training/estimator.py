@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PrinterCallback, set_seed
 
-from ftkit.errors import InputError
+from ftkit.errors import InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.training.answers import Answers
 from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
@@ -25,6 +25,7 @@ from ftkit.training.defaults import (
     EVAL_BATCH,
     pass_overhead,
     refusals,
+    refuse_checkpointing,
     training_arguments,
     training_callbacks,
     writing_nothing,
@@ -36,9 +37,9 @@ from ftkit.training.language_head import LanguageHead
 from ftkit.training.memory import plan
 from ftkit.training.packing import Packed, refuse_mixed_rows
 from ftkit.training.precision import autocast, lower_frozen, resolve_precision
-from ftkit.training.processes import processes, shared
+from ftkit.training.processes import from_main_process, processes, shared
 from ftkit.training.setup import Scorer, Setup, Show, Workplace
-from ftkit.training.sharding import is_sharded, load_everywhere
+from ftkit.training.sharding import asked_for_sharding, is_sharded, load_everywhere
 from ftkit.training.throughput import sentence
 from ftkit.training.trimmed import TrimmedEmbedding, trimmed_embedding, trims_as_whole
 from ftkit.training.unpadded import Unpadded, unpadded_as_padded
@@ -54,6 +55,7 @@ log = logging.getLogger("ftkit")
 _RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED, _TOKENS_COMPARED = 64, 4096
 """The most rows and tokens, padding included, that a saved model is compared on."""
+_ROWS_TRIED = 8
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -109,6 +111,7 @@ class TrainedEstimator:
         if loaded.other_labels:
             log.warning("  note: the checkpoint's head is for other labels; a new one is learned")
         self._use(self.adapt(loaded), loaded.tokenizer, loaded.max_length)
+        refuse_checkpointing(self.model, self.arguments)
         lower_frozen(self.model, self.precision)
         self.encoded = self._encode_once(train, training=True)
         if not self.encoded.features:
@@ -144,11 +147,18 @@ class TrainedEstimator:
     def _trimmed(self) -> TrimmedEmbedding | None:
         """What leaves unused tokens out of the embedding, where that changes nothing."""
         assert self.tokenizer is not None
+        if asked_for_sharding() or self.arguments.deepspeed_plugin is not None:
+            # What shards a model wants its weights to stay what they are.
+            return None
         features = self.encoded.features
         padding = self.tokenizer.pad_token_id
         found = trimmed_embedding(self.model, features, self.objective, self.arguments, padding)
-        row = Rows(features, self.objective, self.setup.seed)[0, 1.0, 0]
-        if found is None or not trims_as_whole(found, self.model, self.collator([row]), self._losses):
+        if found is None:
+            return None
+        rows = Rows(features, self.objective, self.setup.seed)
+        shortest = lengths(features).argsort(kind="stable")[:_ROWS_TRIED].tolist()
+        batch = self.collator([rows[row, 1.0, 0] for row in shortest])
+        if not from_main_process(lambda: trims_as_whole(found, self.model, batch, self._losses)):
             return None
         log.debug("  %d of %d tokens are in use", len(found.used), len(found.weight))
         return found
@@ -207,6 +217,12 @@ class TrainedEstimator:
                 most_tokens=most_tokens,
                 unpadded=self._unpadded(packed or encoded.features),
                 trimmed=self.trimmed,
+            )
+        if not len(engine.get_train_dataloader()):
+            raise UsageError(
+                f"training.dataloader_drop_last leaves nothing out of which a batch could be made: "
+                f"there are {len(engine.rows)} rows",
+                hint="lower training.per_device_train_batch_size, or leave dataloader_drop_last out",
             )
         # Progress and log file are our own.
         engine.remove_callback(PrinterCallback)

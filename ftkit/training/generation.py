@@ -142,7 +142,10 @@ class Writer:
         known = [[1] * shared + _padded([1] * len(rest), 0, width, right=apart) for rest in rests]
         ids, mask = torch.tensor(padded, device=self.device), torch.tensor(known, device=self.device)
         start = 1 if apart else shared + width
-        options: dict[str, Any] = {"past_key_values": _repeated(prefix, len(prompts))} if prefix else {}
+        beams = max(self.config.num_beams or 1, self.config.num_return_sequences or 1)
+        # transformers repeats the rows for beams, but not what is known of them.
+        known_before = _repeated(prefix, len(prompts) * beams) if prefix else None
+        options: dict[str, Any] = {"past_key_values": known_before} if prefix else {}
         if allowed is not None:
             options["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(row, ids[start:].tolist())
         if self.until:

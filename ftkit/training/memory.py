@@ -92,7 +92,7 @@ def plan(
         plenty = max(_PLENTY * tokens // need.row, tokens)
         return plenty if parts and plenty < whole else None
     without = need
-    if need.peak(tokens) > free and not checkpointing:
+    if need.peak(tokens) > free and not checkpointing and model.supports_gradient_checkpointing:
         arguments.activation_checkpointing = arguments.gradient_checkpointing = True
         need = look(checkpointing=True)
     if need.peak(tokens) > free:

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
+from ftkit.errors import UsageError
 from ftkit.training import checkpoints, sharding
 
 log = logging.getLogger("ftkit")
@@ -42,7 +43,7 @@ class ResumableTrainer(Trainer):
             return
         run_folder = Path(self.args.output_dir)
         folder = run_folder / f"checkpoint-{self.state.global_step}"
-        self._note_best(run_folder, folder)
+        self._note_best(folder)
         weights = self.whole_weights(trained_only=True)
         optimizer = self._whole_optimizer()
         if self.args.should_save:
@@ -59,13 +60,15 @@ class ResumableTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
 
-    def _note_best(self, run_folder: Path, folder: Path) -> None:
+    def _note_best(self, now: Path) -> None:
         """Trainer learns of the best checkpoint when it is saved."""
-        best = self.state.best_global_step
-        if self.args.save_strategy != SaveStrategy.NO and best:
-            best_folder = run_folder / f"checkpoint-{best}"
-            if best_folder == folder or best_folder.is_dir():
-                self.state.best_model_checkpoint = str(best_folder)
+        if self.args.save_strategy != SaveStrategy.NO and (best := self._best_folder(now)):
+            self.state.best_model_checkpoint = str(best)
+
+    def _best_folder(self, now: Path | None = None) -> Path | None:
+        """The checkpoint of the best step, which is there, or is written now."""
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        return best if self.state.best_global_step and (best == now or best.is_dir()) else None
 
     def _save_other_ranks(self, draft: Path) -> None:
         """Every process writes its random state and its losses once the draft folder is there."""
@@ -83,7 +86,7 @@ class ResumableTrainer(Trainer):
         self, draft: Path, weights: dict[str, Tensor] | None, optimizer: dict[str, Any]
     ) -> None:
         if weights is None:
-            self.save_weights(draft)
+            self.save_weights(draft, as_published=False)
         else:
             checkpoints.save_weights(weights, draft)
         checkpoints.save_optimizer(optimizer, draft)
@@ -112,16 +115,30 @@ class ResumableTrainer(Trainer):
             return dict(self.optimizer.state_dict())
         return sharding.gather_optimizer(self.model, self.optimizer)
 
-    def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the model (of adapters: them and what they save) as safetensors."""
+    def save_weights(
+        self, folder: Path, weights: dict[str, Tensor] | None = None, *, as_published: bool = True
+    ) -> None:
+        """Write the model (of adapters: them and what they save) as safetensors.
+
+        Args:
+            folder: Where to.
+            weights: Those of a sharded model.
+            as_published: Whether weights get the names of the checkpoints on the Hub, which transformers
+                changes for some models when it loads them. Trainer loads by the model's own names, and
+                leaves what it does not find as it is.
+        """
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        adapters = hasattr(model, "peft_config")
+        extra = {"save_embedding_layers": False} if adapters else {"save_original_format": as_published}
         model.save_pretrained(folder, state_dict=weights, **extra)
 
     # Restoring --------------------------------------------------------------------------
 
     def _load_callback_state(self) -> None:
         super()._load_callback_state()
+        if best := self._best_folder():
+            # Trainer has looked for it where the run was before it was moved.
+            self.state.best_model_checkpoint = str(best)
         # Trainer forgets the one when it begins, and would do the other again.
         self.had_ended = self.control.should_training_stop
         self.args.eval_on_start = False
@@ -133,10 +150,26 @@ class ResumableTrainer(Trainer):
             super()._run_epoch(**options)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._refuse_other_processes(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             sharding.spread_weights(self.model, checkpoints.load_weights(Path(resume_from_checkpoint)))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _refuse_other_processes(self, checkpoint: Path) -> None:
+        """With more or fewer of them rows would come again, in batches of another size.
+
+        Raises:
+            UsageError: They are not as many as wrote the checkpoint.
+        """
+        before, now = checkpoints.processes_of(checkpoint), self.args.world_size
+        if before != now:
+            raise UsageError(
+                f"processes were {before} when the run stopped, and cannot be {now} now: batches would have "
+                "another size",
+                where=str(checkpoint),
+                hint=f"accelerate launch --num_processes {before}, or begin anew with --overwrite",
+            )
 
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled:

@@ -217,9 +217,9 @@ def trims_as_whole(
         with torch.no_grad():
             whole = losses(batch)
             with found.trimmed():
-                return torch.equal(losses(batch), whole)
-    except IndexError:
-        # A token that the rows in use do not have was looked up.
+                return bool(whole.any()) and torch.equal(losses(batch), whole)
+    except Exception:  # noqa: BLE001
+        # Any way in which an architecture does not bear it, or cannot be computed on a CPU.
         return False
     finally:
         model.train(training)

@@ -160,6 +160,18 @@ def test_a_gate_on_what_is_not_computed_is_refused_before_any_work(
         assert "Reading data" not in done.stderr
 
 
+def test_a_gate_on_data_of_which_nothing_is_scored_is_refused_before_any_work(
+    ftkit: Any, recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = json.loads(recipe_file.read_text())
+    only = {"train_file": str(Path(recipe["data"]["data_dir"]) / "train.csv")}
+    recipe_file.write_text(json.dumps(recipe | {"data": only}))
+    done = ftkit("finetune", recipe_file, "--gate", "accuracy>=0.1")
+    assert done.returncode == 2
+    assert "gates: nothing will be scored: there is no labelled" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("train", "columns", "reason"),
     [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ftkit
 from ftkit.errors import UsageError
@@ -233,6 +235,78 @@ def test_a_run_that_had_stopped_early_stays_stopped(
     resumed = resumed_at_the_end(recipe, monkeypatch)
     assert files(resumed.folder) == files(straight.folder)
     assert resumed.manifest["training"]["steps"] == straight.manifest["training"]["steps"] < 24
+
+
+@pytest.fixture
+def older(tiny: Any, tmp_path: Path) -> Path:
+    """A BERT whose file has the old names of norms, as bert-base-uncased's on the Hub."""
+    folder = tmp_path / "older"
+    shutil.copytree(tiny("bert"), folder)
+    weights = load_file(folder / "model.safetensors")
+    old = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
+    for new_name, name in old.items():
+        weights = {key.replace(new_name, name): value for key, value in weights.items()}
+    assert sum(".gamma" in key for key in weights) == 5
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_weights_that_transformers_renames_are_resumed(
+    older: Path, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe |= {"model": {"name_or_path": str(older)}, "training": TRAINING}
+    straight = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'straight'}"])
+    with monkeypatch.context() as patch:
+        stop_after(27, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    resumed = ftkit.finetune(recipe, resume=True)
+    assert files(resumed.folder) == files(straight.folder)
+
+
+# The loss falls, so an early checkpoint has the greatest.
+EARLY_IS_BEST = TRAINING | {
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+    "learning_rate": 5e-4,
+    "lr_scheduler_type": "constant",
+}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_best_weights_are_taken_whole(
+    moved: bool, older: Path, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that transformers renames, and those of a run that was stopped at its end and moved."""
+    recipe |= {"model": {"name_or_path": str(older)}, "training": EARLY_IS_BEST}
+    if moved:
+        with monkeypatch.context() as patch:
+            patch.setattr(ResumableTrainer, "_load_best_model", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ftkit.finetune(recipe)
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        run = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'elsewhere'}"], resume=True)
+    else:
+        run = ftkit.finetune(recipe)
+    best = run.manifest["training"]["best_step"]
+    assert best <= 12 < run.manifest["training"]["steps"]
+    short = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'short'}", f"training.max_steps={best}"])
+    assert files(run.folder)[0] == files(short.folder)[0]
+
+
+def test_another_number_of_processes_is_refused(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedEstimator, "_compare_saved", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ftkit.finetune(recipe)
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("checkpoint-*")
+    (checkpoint / "random-1.json").write_text("{}")
+    with pytest.raises(UsageError, match="processes were 2 when the run stopped, and cannot be 1 now"):
+        ftkit.finetune(recipe, resume=True)
+    (checkpoint / "random-1.json").unlink()
+    assert ftkit.finetune(recipe, resume=True).finished
 
 
 def test_one_table_of_all_parameters_is_saved(tmp_path: Path) -> None:
