@@ -82,6 +82,26 @@ def test_entities_are_found_again(written: str, spans: list, failed: str) -> Non
     assert found.failed == failed
 
 
+@pytest.mark.parametrize(
+    ("text", "pattern", "spans"),
+    [
+        ("我住在北京市", r"\w", [(3, 5, "LOC")]),
+        ("It cost US$100 and $100.", r"US|\$?\d+|\w+|[^\w\s]", [(8, 10, "LOC"), (10, 14, "LOC")]),
+    ],
+)
+def test_words_without_spaces_between_them_are_found_again(text: str, pattern: str, spans: list) -> None:
+    record = Record(text, words=words_of(text, pattern))
+    target = entities_by_characters(tuple(Span(*span) for span in spans), record)
+    found = read_entities(written_entities(target), record, {"LOC": "LOC"})
+    assert (found.value, found.failed) == (target, "")
+
+
+def test_a_choice_of_several_lines_is_read() -> None:
+    record = Record("?", choices=("if a:\n    b", "if a:\n    c"))
+    assert MultipleChoice()._read("if a:\n    c", record).value == record.choices[1]
+    assert MultipleChoice()._read("B", record).value == record.choices[1]
+
+
 def test_entities_round_trip() -> None:
     record = Record(TEXT, words=words_of(TEXT, r"\w+|[^\w\s]"))
     target = entities_by_characters((Span(0, 3, "PER"), Span(8, 15, "PER"), Span(19, 28, "LOC")), record)

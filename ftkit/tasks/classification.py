@@ -307,7 +307,8 @@ class Classification(Task):
         if isinstance(value, str) and value.strip()[:1] + value.strip()[-1:] == "[]":
             value = _listed(value, where)
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(self.label_separator) if part.strip()]
+            parts = [part.strip() for part in value.split(self.label_separator)]
+            value = list(dict.fromkeys(filter(None, parts)))
         if not isinstance(value, list):
             raise InputError(
                 f"the label is {value!r:.80}; with multi_label a list is needed, or a string with "

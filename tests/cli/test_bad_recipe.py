@@ -30,6 +30,7 @@ MISTAKES = [
     ("  bf16: true", "training.bf16", "ftkit owns this key: say engine.precision: bf16"),
     ("  output_dir: x", "training.output_dir", "ftkit owns this key: say it at the top level"),
     ("  resume_from_checkpoint: x", "training.resume_from_checkpoint", "use ftkit finetune --resume"),
+    ("  enable_jit_checkpoint: true", "training.enable_jit_checkpoint", "ftkit finetune --resume"),
     ("  hub_token: x", "training.hub_token", "no secret enters a recipe"),
     ("metrics: [acuracy]", "metrics.0", "'acuracy' is not allowed; did you mean 'accuracy'?"),
     ("gates: {accuracy: {minimum: 1}}", "gates.accuracy.minimum", "did you mean 'min'?"),
@@ -156,6 +157,9 @@ WRONG = {
         ("gates: {accuracy: {min: 0.8}}", ""),
     ],
     "label as text": [("data: {train_file: train.csv, columns: {text: label}}", "text and label are both")],
+    "template of a head": [
+        ("task: {type: classification, template: '{{ text }}!'}", "template: a model with a head reads the"),
+    ],
     "no parent": [("extends: nowhere", "recipe.yaml:7: extends: nowhere: there is no such file")],
     "own parent": [("extends: recipe.yaml", "recipe.yaml:7: extends: the chain comes back to itself")],
     "two parents": [("extends: [a, b]", "recipe.yaml:7: extends: one path or recipe name is needed")],
@@ -217,6 +221,8 @@ def test_bombs_are_refused_at_once(text: str, says: str, folder: Path, refused: 
         ("seed=a", "--set seed=a: seed: 'a' is not a whole number"),
         ("training.sead=3", "--set training.sead=3: training.sead: unknown key"),
         ("method.r=3", "--set method.r=3: method.r: unknown key; allowed: type"),
+        ("output_dir=run #2", "the value 'run #2' holds a #, which begins a comment in YAML"),
+        ("output_dir=# 2", "the value '# 2' holds a #, which begins a comment in YAML"),
         ("extends=recipe.yaml", "a parent is named in the recipe's file"),
     ],
 )

@@ -19,7 +19,12 @@ import yaml
 import ftkit as library
 from ftkit import prediction
 from ftkit.data import source
-from ftkit.errors import UsageError
+from ftkit.errors import GateError, UsageError
+from ftkit.gates import check_gates
+from ftkit.metrics.accuracy import Accuracy
+from ftkit.metrics.entity_errors import EntityErrors
+from ftkit.recipe import load_recipe
+from ftkit.recipe.schema import Gate
 from ftkit.records import Record
 from ftkit.training.estimator import TrainedEstimator
 
@@ -229,6 +234,44 @@ def test_a_gate_against_a_baseline(ftkit: Any, finished: Path) -> None:
     done = ftkit("eval", finished, "--set", f"gates={{accuracy: {{{baseline}, max_drop: 0.0}}}}")
     assert done.returncode == 0, done.stderr
     assert "gate passed: accuracy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "bound", "passes"),
+    [
+        ("unreadable.rows", "max_drop: 5", False),
+        ("unreadable.rows", "max_drop: 10", True),
+        ("entity_errors.missed", "max_drop: 1", False),
+        ("accuracy", "max_drop: 0.01", True),
+        ("accuracy", "max_drop: 0.009", False),
+    ],
+)
+def test_how_far_a_score_may_fall(path: str, bound: str, passes: bool, tmp_path: Path) -> None:
+    """More errors are worse; and 0.9 - 0.89 is not above 0.01."""
+
+    def scores(accuracy: float, errors: int) -> dict[str, Any]:
+        details = {"unreadable": {"rows": errors}, "entity_errors": {"missed": errors}}
+        return {"metrics": {"accuracy": {"value": accuracy}}, "details": details}
+
+    (tmp_path / "before.json").write_text(json.dumps(scores(0.9, 0)))
+    key, _, most = bound.partition(": ")
+    gate = Gate.model_validate({"baseline": str(tmp_path / "before.json"), key: float(most)})
+    lower = ["entity_errors", "unreadable"]
+    assert [m.name() for m in (Accuracy(), EntityErrors()) if not m.greater_is_better] == lower[:1]
+    if passes:
+        check_gates([(path, gate)], scores(0.89, 10), lower)
+    else:
+        with pytest.raises(GateError, match=path):
+            check_gates([(path, gate)], scores(0.89, 10), lower)
+
+
+def test_a_mapping_extends_as_a_file_does(recipe_file: Path, tmp_path: Path) -> None:
+    child = {"extends": str(recipe_file), "method": {"type": "lora"}, "output_dir": str(tmp_path / "other")}
+    found = load_recipe(child)
+    assert found.arguments == load_recipe(recipe_file).arguments
+    assert found.method.type == "lora"
+    with pytest.raises(UsageError, match="no such file"):
+        load_recipe(child | {"extends": "nowhere.yaml"})
 
 
 @pytest.mark.parametrize("verb", ["check", "finetune"])

@@ -156,6 +156,14 @@ def test_several_labels_in_a_cell(written: Any, read: Read) -> None:
     assert targets(dataset, "train")[3] == ()
 
 
+@pytest.mark.parametrize("vector", [[0, 1, 0, 1], "[1, 0, 1, 0]"])
+def test_a_vector_of_zeros_and_ones_is_refused(vector: Any, read: Read) -> None:
+    task = Classification(multi_label=True, labels=["a", "b", "c", "d"])
+    with pytest.raises(InputError, match="stands twice in") as caught:
+        read(task, train=texts(["a"], vector))
+    assert "not a vector of zeros and ones" in caught.value.hint
+
+
 def test_what_looks_like_a_list_is_one(read: Read) -> None:
     with pytest.raises(InputError, match=r"the label '\[a, b\]' is no list that can be read"):
         read(Classification(multi_label=True), train=texts("a", "[a, b]"))

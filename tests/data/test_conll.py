@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ftkit.data.base import Reading
+from ftkit.data.conll import Conll
 from ftkit.data.source import DataSource
 from ftkit.dataset import load_records, read_unlabelled
 from ftkit.errors import InputError, UsageError
@@ -135,6 +137,17 @@ def test_columns(content: str, columns: dict[str, str | int], read: Read) -> Non
 def test_words_are_not_read_as_their_own_tags(columns: dict[str, int], read: Read) -> None:
     with pytest.raises(UsageError, match="both read from the column"):
         read(PARIS, columns=columns)
+
+
+def test_tokens_alone_may_be_hashes(tmp_path: Path) -> None:
+    (tmp_path / "tokens.conll").write_text("# read by a machine\nissue\n#\n5\n#nlp\n")
+    rows = Conll().rows(tmp_path / "tokens.conll", Reading())
+    assert [values for _, values in rows] == [{0: ("issue", "#", "5", "#nlp")}]
+
+
+def test_a_hashtag_without_its_tag_is_no_comment(read: Read) -> None:
+    with pytest.raises(InputError, match=r"train\.conll:2: 1 line does not have the 2 columns"):
+        read("Paris\tB-LOC\n#nlp\nfell\tO\n")
 
 
 STRAY = "Paris\tB-LOC\nfell\tO\nstray\nnow\tO\n\n" * 6

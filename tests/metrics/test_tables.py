@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+from sklearn.metrics import precision_recall_fscore_support
 
 from ftkit import component
 from ftkit.cli import console
 from ftkit.metrics.base import Metric, Table
+from ftkit.metrics.per_label import PerLabel
 
 METRICS: dict[str, Any] = {
     "split": "test", "rows": 4, "precision": "fp32",
@@ -36,6 +38,18 @@ def test_tables_are_printed_in_their_own_way() -> None:
         "Errors", "  kind      entities", "  boundary         0", "  type             0",
         "  both             0", "  missed           0", "  spurious         2", "  spurious: row 1: here",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [[("toxic",), (), ("toxic",)], [(), (), ()]])
+def test_one_label_has_one_row(said: list[tuple[str, ...]]) -> None:
+    """As scikit-learn has it for the positive class of a binary problem."""
+    right = [("toxic",), ("toxic",), ()]
+    columns = precision_recall_fscore_support(
+        [bool(one) for one in right], [bool(one) for one in said], average="binary", zero_division=0
+    )
+    found = PerLabel().compute(right, said, ["toxic"])
+    expected = dict(zip(("precision", "recall", "f1"), columns, strict=False))
+    assert found == {"toxic": expected | {"support": 2}}
 
 
 def test_of_many_labels_the_worst_are_printed() -> None:

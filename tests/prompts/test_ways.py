@@ -23,6 +23,7 @@ from transformers import (
 
 import ftkit
 from ftkit.errors import FtkitError
+from ftkit.prompts.answering import Generating
 from ftkit.prompts.ranking import Joint
 from ftkit.prompts.retrieval import Bm25
 from ftkit.training.generation import Writer
@@ -316,6 +317,9 @@ def test_writing_after_a_shared_beginning_is_writing_without(whole: Callable[[st
         shared = writer.write_alone(prompts, 2)
         assert writer._prefix(prompts) is not None
         assert shared == writer.write(prompts, 2) == [writer.write([one], 1)[0] for one in prompts]
+        settings = {"max_new_tokens": 12, "num_beams": 3}
+        beams = Writer(model, tokenizer, settings=settings, stop=None, precision="fp32")
+        assert beams.write_alone(prompts, 2) == beams.write(prompts, 2)
 
 
 def test_generated_labels_can_be_kept_to_the_candidates(
@@ -328,6 +332,20 @@ def test_generated_labels_can_be_kept_to_the_candidates(
         kept = ftkit.evaluate(tree | {"output_dir": str(tmp_path / architecture)})
         assert "unreadable" not in kept.metrics["details"]
         assert {row["prediction"] for row in rows(kept.run)} <= set(LABELS)
+
+
+def test_a_kept_answer_does_not_repeat_the_end_of_the_prompt(
+    asking: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line end after `Colour:` has been read; what follows is a label."""
+    tries = []
+    trie = Generating._trie
+    monkeypatch.setattr(Generating, "_trie", lambda *its: tries.append(trie(*its)) or tries[-1])
+    way = {"template": "Text: {{ text }}\nColour:\n", "target_delimiter": ""}
+    run = ftkit.evaluate(asking(answer="generate", constrained=True, **way)).run
+    tokenizer = AutoTokenizer.from_pretrained(run.recipe.model.name)
+    for one in tries:
+        assert {tokenizer.decode([token]) for token in one[()]} == {label[0] for label in LABELS}
 
 
 def test_how_texts_are_written_is_recorded(
@@ -418,6 +436,36 @@ def test_texts_and_instructions_are_asked_for(
         total -= sum(logs[n - 1, ids[0, n]].item() for n in range(start, ids.shape[1]))
         tokens += ids.shape[1] - start
     assert run.metrics["metrics"]["answer_loss"]["value"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+def test_right_texts_that_do_not_fit_have_no_loss(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """GPT-2 has no more positions; what the model itself writes fits."""
+    found = {}
+    rows = [{"text": "the card", "target": "red"}, {"text": "the card", "target": "red " * 80}]
+    for name, part in (("both", rows), ("first", rows[:1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        tree = asking(prompt="input_output") | {"task": "text2text", "metrics": ["answer_loss"]}
+        tree |= {"generation": {"max_new_tokens": 2}, "output_dir": str(tmp_path / f"run-{name}")}
+        run = ftkit.evaluate(tree | {"data": {"test_file": str(tmp_path / f"{name}.jsonl")}}).run
+        found[name] = run.metrics["metrics"]["answer_loss"]["value"]
+    assert "1 right texts have no loss: with their prompts they are longer than 256 tokens" in caplog.text
+    assert found["both"] == pytest.approx(found["first"], abs=1e-6)
+
+
+def test_chat_goes_by_the_template_of_the_recipe(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    template = "{% for m in messages %}({{ m.role }}) {{ m.content }}\n{% endfor %}(assistant)"
+    messages = [{"role": "user", "content": "the red card"}, {"role": "assistant", "content": "money"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    tree = asking(style="chat", prompt="plain") | {"data": {"test_file": str(tmp_path / "rows.jsonl")}}
+    tree |= {"task": {"type": "instruction", "chat_template": template}, "metrics": ["exact_match"]}
+    run = ftkit.evaluate(tree | {"generation": {"max_new_tokens": 2}}).run
+    (one,) = explained(run, ["the red card"])
+    assert "(user) the red card" in one["prompt"]
+    assert one["prompt"].endswith("(assistant)")
 
 
 def test_chat_puts_shots_into_earlier_turns(

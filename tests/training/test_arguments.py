@@ -1,0 +1,68 @@
+"""Training arguments that cannot be, and what `accelerate launch` says beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftkit
+from ftkit.errors import UsageError
+from ftkit.training.engine import Engine
+
+
+def test_batches_that_are_all_left_out(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["training"] |= {"dataloader_drop_last": True}
+    with pytest.raises(UsageError, match=r"dataloader_drop_last leaves nothing .* there are 4 rows"):
+        ftkit.finetune(recipe, limit=4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpointing_of_a_model_that_has_none(
+    recipe: dict[str, Any], tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    recipe["model"] = {"name_or_path": str(tiny("albert"))}
+    recipe["training"] |= {"activation_checkpointing": True}
+    with pytest.raises(UsageError, match="transformers has none for this architecture") as caught:
+        ftkit.finetune(recipe)
+    assert caught.value.where == "model_type: albert"
+    assert not (tmp_path / "run").exists()
+    del recipe["training"]["activation_checkpointing"]
+    assert ftkit.finetune(recipe).finished
+
+
+@pytest.mark.parametrize(("asked", "computed"), [("fp32", "no"), ("bf16", "bf16")])
+def test_the_recipe_says_the_precision(
+    asked: str, computed: str, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a configuration of accelerate says would scale losses and compute in another one."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    found = arguments(recipe | {"engine": {"precision": asked}}, monkeypatch)
+    assert found.mixed_precision == computed
+    assert not found.torch_compile
+
+
+def test_a_backend_that_compiles_is_known(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    found = arguments(recipe, monkeypatch)
+    assert (found.torch_compile, found.torch_compile_backend) == (True, "eager")
+
+
+def arguments(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Those that the engine gets."""
+    seen: list[Any] = []
+
+    class SeenError(Exception):
+        pass
+
+    def note(_: Engine, model: Any, args: Any, **options: Any) -> None:
+        seen.append(args)
+        raise SeenError
+
+    monkeypatch.setattr(Engine, "__init__", note)
+    with pytest.raises(SeenError):
+        ftkit.finetune(recipe)
+    return seen[0]
