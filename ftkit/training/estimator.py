@@ -220,8 +220,7 @@ class TrainedEstimator:
             )
         if not len(engine.get_train_dataloader()):
             raise UsageError(
-                f"training.dataloader_drop_last leaves nothing out of which a batch could be made: "
-                f"there are {len(engine.rows)} rows",
+                f"training.dataloader_drop_last leaves no batch: there are {len(engine.rows)} rows",
                 hint="lower training.per_device_train_batch_size, or leave dataloader_drop_last out",
             )
         # Progress and log file are our own.

@@ -15,7 +15,7 @@ from ftkit.training.engine import Engine
 
 def test_batches_that_are_all_left_out(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["training"] |= {"dataloader_drop_last": True}
-    with pytest.raises(UsageError, match=r"dataloader_drop_last leaves nothing .* there are 4 rows"):
+    with pytest.raises(UsageError, match=r"dataloader_drop_last leaves no batch: there are 4 rows"):
         ftkit.finetune(recipe, limit=4)
     assert not (tmp_path / "run").exists()
 
