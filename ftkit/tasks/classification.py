@@ -316,14 +316,11 @@ class Classification(Task):
                 where=where,
             )
         found = tuple(_label_text(part, where) for part in value)
-        if twice := [name for name in found if found.count(name) > 1]:
-            vector = set(found) <= {"0", "1"}
+        if len(found) > len(set(found)) and set(found) <= {"0", "1"}:
             raise InputError(
-                f"the label {twice[0]!r:.80} stands twice in {value!r:.80}",
+                f"the labels are a vector of zeros and ones: {value!r:.80}",
                 where=where,
-                hint="write the names or the numbers of the labels that apply, not a vector of zeros and ones"
-                if vector
-                else "write each label once",
+                hint="write the names, or the numbers, of the labels that apply",
             )
         return found
 

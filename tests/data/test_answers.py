@@ -159,9 +159,8 @@ def test_several_labels_in_a_cell(written: Any, read: Read) -> None:
 @pytest.mark.parametrize("vector", [[0, 1, 0, 1], "[1, 0, 1, 0]"])
 def test_a_vector_of_zeros_and_ones_is_refused(vector: Any, read: Read) -> None:
     task = Classification(multi_label=True, labels=["a", "b", "c", "d"])
-    with pytest.raises(InputError, match="stands twice in") as caught:
+    with pytest.raises(InputError, match=r"train\.jsonl:2: the labels are a vector of zeros and ones"):
         read(task, train=texts(["a"], vector))
-    assert "not a vector of zeros and ones" in caught.value.hint
 
 
 def test_what_looks_like_a_list_is_one(read: Read) -> None:

@@ -43,10 +43,10 @@ def test_a_saved_model_that_predicts_otherwise_is_an_error(
 ) -> None:
     original = Engine.save_weights
 
-    def spoil(self: Engine, folder: Any, weights: Any = None) -> None:
+    def spoil(self: Engine, folder: Any, *given: Any, **options: Any) -> None:
         if folder.name == "model":
             self.model.classifier.bias.data += 1e-3
-        original(self, folder, weights)
+        original(self, folder, *given, **options)
         if folder.name == "model":
             self.model.classifier.bias.data -= 1e-3
 
