@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ftkit.errors import InputError
@@ -46,7 +53,18 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     with explained(str(folder)):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not _is_as_saved(tokenizer, folder / "tokenizer.json"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     return _filled(tokenizer, str(folder))
+
+
+def _is_as_saved(tokenizer: Any, file: Path) -> bool:
+    """Whether a tokenizer cuts as its file says; of Qwen2, transformers keeps the vocabulary alone."""
+    if not tokenizer.is_fast or not file.is_file():
+        return True
+    texts = file.read_text("utf-8"), tokenizer.backend_tokenizer.to_str()
+    saved, loaded = map(json.loads, texts)
+    return all(saved[part] == loaded[part] for part in ("normalizer", "pre_tokenizer", "model"))
 
 
 def _filled(tokenizer: Any, name: str) -> PreTrainedTokenizerBase:

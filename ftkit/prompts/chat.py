@@ -64,11 +64,20 @@ def conversation(
             continue
         before = _rendered(messages[:number], tokenizer, where, prompt=True)
         after = _rendered(messages[: number + 1], tokenizer, where, prompt=False)
-        # Some templates write earlier answers otherwise (without their reasoning, say): those are read.
-        if after.startswith(before) and whole.startswith(after):
-            answers.append((len(before), len(after.rstrip())))
+        # Some templates write earlier answers otherwise (without their reasoning, say): those are read. Some
+        # end a conversation with a token of their own (Phi-3), after a line.
+        alike = _common(after, whole)
+        alike = alike if alike == after else alike[: alike.rfind("\n") + 1]
+        if alike.startswith(before) and turn.content.strip() in alike[len(before) :]:
+            answers.append((len(before), len(alike.rstrip())))
     answers.append((len(prompt), len(whole.rstrip())))
     return Rendered(whole, tuple(answers), _spare(messages, tokenizer, where), special=False)
+
+
+def _common(one: str, other: str) -> str:
+    """What both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
 def _rendered(
@@ -76,7 +85,12 @@ def _rendered(
 ) -> str:
     conversation: Any = list(messages)
     try:
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt))
+        # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
+        return str(
+            tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+            )
+        )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -129,7 +129,8 @@ class Instruction(WritingTask):
 
     def example_inputs(self, family: str, *, pairs: bool) -> str:
         system = f'{{"role": "system", "content": {json.dumps(self.system)}}}, ' if self.system else ""
-        messages = f'[{system}{{"role": "user", "content": "..."}}], add_generation_prompt=True'
+        messages = f'[{system}{{"role": "user", "content": "..."}}]'
+        messages += ", add_generation_prompt=True, enable_thinking=False"
         if family == "decoder":
             return f'tokenizer.apply_chat_template({messages}, return_tensors="pt", return_dict=True)'
         return (

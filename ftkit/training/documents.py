@@ -104,6 +104,8 @@ class DocumentHead(LanguageHead):
     ) -> Iterator[list[int]]:
         """Token ids of each document, with what stands at its beginning and its end."""
         begin = self.special.begin
+        # A window has an end of its own.
+        end = self.special.end if self.join or not self.special.after else ()
         if not self.join and self.kind == "decoder":
             # As between documents that are joined: else nothing would foretell the first token.
             begin = begin or self.special.end
@@ -111,7 +113,7 @@ class DocumentHead(LanguageHead):
             texts = [record.text for record in records[start : start + _CHUNK]]
             encoded: Any = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
             for ids in encoded["input_ids"]:
-                yield [*begin, *ids, *self.special.end]
+                yield [*begin, *ids, *end]
 
     def _size(self, max_length: int) -> int:
         """Tokens of text in a window; corrupted spans shrink to a sentinel each, so more are read."""

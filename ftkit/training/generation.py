@@ -194,13 +194,18 @@ class Writer:
         if self.model.config.is_encoder_decoder or window or len(prompts) < 2 or shared < _FEWEST_SHARED:
             return None
         casting = nullcontext() if self.low else autocast(self.device, self.precision)
-        with torch.inference_mode(), casting:
-            made = self.model(
-                input_ids=torch.tensor([prompts[0][:shared]], device=self.device),
-                past_key_values=DynamicCache(),
-                use_cache=True,
-                logits_to_keep=1,
-            )["past_key_values"]
+        try:
+            with torch.inference_mode(), casting:
+                made = self.model(
+                    input_ids=torch.tensor([prompts[0][:shared]], device=self.device),
+                    past_key_values=DynamicCache(),
+                    use_cache=True,
+                    logits_to_keep=1,
+                )["past_key_values"]
+        except Exception:  # noqa: BLE001
+            # Any way in which an architecture, such as one with a state, does not bear it; what is wrong with
+            # the model itself comes up again when it writes.
+            return None
         return made if all(type(layer) is DynamicLayer for layer in made.layers) else None
 
 

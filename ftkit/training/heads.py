@@ -227,15 +227,14 @@ def tokenize(
     (those of sentence-transformers cut at 128 and pad to it).
     """
     pairs = [record.text_pair for record in records]
-    encoding = tokenizer(
-        [record.text for record in records],
-        pairs if pairs and pairs[0] is not None else None,
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-    )
+    given = [record.text for record in records], pairs if pairs and pairs[0] is not None else None
+    encoding = tokenizer(*given, truncation=True, max_length=max_length, padding=False)
     rows = [
         {name: encoding[name][index] for name in tokenizer.model_input_names if name in encoding}
         for index in range(len(records))
     ]
-    return rows, sum(bool(one.overflowing) for one in encoding.encodings or ())
+    if encoding.encodings is not None:
+        return rows, sum(bool(one.overflowing) for one in encoding.encodings)
+    # Tokenizers in Python do not tell what they have left out.
+    whole = tokenizer(*given, truncation=False, padding=False, verbose=False)
+    return rows, sum(len(ids) > max_length for ids in whole["input_ids"])

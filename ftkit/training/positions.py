@@ -29,7 +29,12 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     1024
     >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
+    >>> positions_of({"model_type": "gemma3", "text_config": {"max_position_embeddings": 131072}})
+    131072
     """
+    if isinstance(text := config.get("text_config"), Mapping):
+        # A model of texts and images tells of its texts apart.
+        return positions_of(text)
     found = (config.get(name) for name in _NAMES)
     positions = next((number for number in found if isinstance(number, int)), 0)
     # T5's positions are relative; its `n_positions` was the length that it was trained with.

@@ -36,9 +36,15 @@ def lowered(model: M, precision: str) -> M:
 
     Buffers stay as they are: in bf16, the frequencies of rotary embeddings would put tokens in wrong places.
     """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(_TYPES[precision])
+    for module in filter(_is_plain, model.modules()):
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(_TYPES[precision])
     return model
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its weights are numbers as they stand: those of a quantized checkpoint mean something else."""
+    return all(parameter.dtype in _TYPES.values() for parameter in module.parameters(recurse=False))
 
 
 def lower_frozen(model: nn.Module, precision: str) -> None:
@@ -50,7 +56,7 @@ def lower_frozen(model: nn.Module, precision: str) -> None:
     if precision == "fp32":
         return
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in model.modules():
+    for module in filter(_is_plain, model.modules()):
         if isinstance(module, (nn.Linear, Conv1D)) and id(module.weight) not in embeddings:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:

@@ -92,7 +92,7 @@ class WritingHead(LanguageHead):
         """A row for each record with an answer; one that does not fit has none, and is counted."""
         features = FeatureTable()
         owners = array("q")
-        shortened = left_out = unknown = 0
+        shortened = left_out = unknown = only_read = 0
         first = first_unknown = ""
         for number, record, row in self._rows(records, tokenizer, max_length):
             if row is None:
@@ -100,6 +100,7 @@ class WritingHead(LanguageHead):
                 first = first or record.where
                 continue
             shortened += row.pop("shortened")
+            only_read += row.pop("only_read")
             if row.pop("unknown"):
                 unknown += 1
                 first_unknown = first_unknown or record.where
@@ -115,6 +116,11 @@ class WritingHead(LanguageHead):
             notes.append(
                 f"{unknown} rows have answers with characters that the tokenizer cannot write: the model "
                 f"learns its unknown token in their place (first: {first_unknown})"
+            )
+        if only_read:
+            notes.append(
+                f"{only_read} rows have earlier answers of the assistant that are read, but not learned: the "
+                "chat template writes them otherwise once more is said"
             )
         return Encoded(features, owners, shortened, tuple(notes))
 
@@ -229,6 +235,7 @@ class WritingHead(LanguageHead):
             "octets": _octets(record, rendered.answers, answers),
             "shortened": excess > 0,
             "unknown": _unknown(tokenizer) in labels,
+            "only_read": not separate and len(rendered.answers) <= _said_before(record),
         }
 
     def _read(self, rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
@@ -336,6 +343,11 @@ def _unknown(tokenizer: PreTrainedTokenizerBase) -> int:
     return -1 if unknown is None or unknown in ends else int(unknown)
 
 
+def _said_before(record: Record) -> int:
+    """How often the assistant has spoken before the answer."""
+    return sum(turn.role == "assistant" for turn in record.turns)
+
+
 def _octets(record: Record, answers: Sequence[tuple[int, int]], learned: Sequence[tuple[int, int]]) -> int:
     """Bytes of the answers that are learned; 0 where the answer is no text."""
     if not isinstance(record.target, Writing):
@@ -346,8 +358,10 @@ def _octets(record: Record, answers: Sequence[tuple[int, int]], learned: Sequenc
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that can end an answer: special ones, but not that for what is unknown."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    """The tokens that can end an answer: special ones, but not that for what is unknown alone (GPT-2's is its
+    end token as well).
+    """
+    return set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - {tokenizer.eos_token_id})
 
 
 def _too_long(record: Record, tokens: int, max_length: int) -> InputError:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from transformers import ByT5Tokenizer, Qwen2Config
 
 from ftkit.models.fresh import train_tokenizer
+from ftkit.models.loading import load_saved_tokenizer
 from ftkit.models.source import FreshTokenizer
+from ftkit.records import Record
+from ftkit.training.heads import tokenize
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, isn't it?",
@@ -58,3 +64,20 @@ def test_a_character_tokenizer_keeps_the_commonest(caplog: pytest.LogCaptureFixt
     tokenizer = train_tokenizer(settings, "decoder", lambda _: iter(texts))
     assert tokenizer.decode(tokenizer(rare)["input_ids"]) == rare
     assert not caplog.text, "nothing is left out"
+
+
+def test_a_saved_tokenizer_cuts_as_before(tmp_path: Path) -> None:
+    """Whatever its model: of a Qwen2's, transformers would keep the vocabulary and cut as Qwen's does."""
+    tokenizer = train_tokenizer(
+        FreshTokenizer(type="wordpiece", vocab_size=300), "decoder", lambda _: iter(TEXTS)
+    )
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    for text in TEXTS:
+        assert load_saved_tokenizer(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_what_a_tokenizer_in_python_cuts_is_counted() -> None:
+    records = [Record("a long text"), Record("short")]
+    rows, cut = tokenize(records, ByT5Tokenizer(), 8)
+    assert ([len(row["input_ids"]) for row in rows], cut) == ([8, 6], 1)

@@ -19,6 +19,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 import ftkit
@@ -320,6 +322,22 @@ def test_writing_after_a_shared_beginning_is_writing_without(whole: Callable[[st
         settings = {"max_new_tokens": 12, "num_beams": 3}
         beams = Writer(model, tokenizer, settings=settings, stop=None, precision="fp32")
         assert beams.write_alone(prompts, 2) == beams.write(prompts, 2)
+
+
+def test_models_with_a_state_write_without_a_shared_beginning(whole: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
+    tokenizer.pad_token = tokenizer.eos_token
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4)
+    writer = Writer(
+        MambaForCausalLM(config).eval(),
+        tokenizer,
+        settings={"max_new_tokens": 2},
+        stop=None,
+        precision="fp32",
+    )
+    prompts = [tokenizer("the order is here to help and " + text)["input_ids"] for text in ("red", "blue")]
+    assert writer._prefix(prompts) is None
+    assert len(writer.write_alone(prompts, 2)) == 2
 
 
 def test_generated_labels_can_be_kept_to_the_candidates(

@@ -54,6 +54,13 @@ def test_every_token_is_foretold_once(tiny: Callable, architecture: str, longest
     assert learned == whole[1:]
 
 
+@pytest.mark.parametrize(("kind", "architecture"), [("encoder", "bert"), ("encoder_decoder", "t5")])
+def test_documents_apart_end_once(kind: str, architecture: str, tiny: Callable) -> None:
+    head, tokenizer = head_of(kind, tiny(architecture), 60, join=False)
+    rows = head.training_rows(RECORDS[:3], tokenizer, 60).features
+    assert [row["input_ids"] for row in rows] == tokenizer(TEXTS[:3])["input_ids"]
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_documents_apart_begin_after_an_end(tiny: Callable, architecture: str) -> None:
     """As they do where they are joined; so every token of the text is foretold, the first one as well."""

@@ -17,6 +17,7 @@ from ftkit.errors import InputError
 from ftkit.training import estimator, memory
 from ftkit.training.engine import Engine
 from ftkit.training.estimator import TrainedEstimator
+from ftkit.training.precision import lower_frozen, lowered
 
 
 def losses(run: Any) -> list[float]:
@@ -242,3 +243,20 @@ def test_frozen_matrices_are_held_in_bf16_with_the_same_numbers(
     assert losses(low) == losses(high)
     adapters = [run.folder / "model" / "adapter_model.safetensors" for run in (low, high)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_weights_of_a_quantized_checkpoint_stay_as_they_are() -> None:
+    """Beside a scale, their numbers in another type mean something else."""
+
+    class Scaled(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4, bias=False)
+            self.weight = torch.nn.Parameter(self.weight.to(torch.float8_e4m3fn), requires_grad=False)
+            self.scale = torch.nn.Parameter(torch.ones(4), requires_grad=False)
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4).requires_grad_(False), Scaled())
+    lower_frozen(model, "bf16")
+    kinds = [torch.bfloat16, torch.bfloat16, torch.float8_e4m3fn, torch.float32]
+    assert [parameter.dtype for parameter in model.parameters()] == kinds
+    lowered(model, "fp32")
+    assert [parameter.dtype for parameter in model.parameters()] == [torch.float32] * 2 + kinds[2:]

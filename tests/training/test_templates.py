@@ -1,0 +1,61 @@
+"""Chat templates as well-known models have them, and what is learned of conversations by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from ftkit.prompts.chat import PLAIN
+from ftkit.records import Record, Turn, Writing
+from ftkit.tasks.instruction import Instruction
+
+# As Phi-3's: a token of its own ends a conversation.
+ENDED = (
+    "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% else %}{{ eos_token }}{% endif %}"
+)
+# As Qwen3's: the last answer begins with thoughts, and a prompt only where they are not wanted.
+THOUGHTS = "<think>\n\n</think>\n\n"
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}>\n"
+    "{% if m.role == 'assistant' and loop.last %}" + THOUGHTS + "{% endif %}{{ m.content }}<end>\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}" + THOUGHTS + "{% endif %}{% endif %}"
+)
+SHORT = "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+TURNS = (Turn("user", "one"), Turn("assistant", "first"), Turn("user", "two"))
+
+
+def learned(template: str, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """What a GPT-2 learns of a conversation, and the notes."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.unk_token = tokenizer.eos_token  # as GPT-2's own
+    task = Instruction(chat_template=template)
+    head: Any = task.objective((), {}, family="decoder", label_smoothing=0.0)
+    head.prepare(tokenizer, 256)
+    encoded = head.encode([Record("two", turns=TURNS, target=Writing("second"))], tokenizer, 256)
+    (row,) = encoded.features
+    return tokenizer.decode([label for label in row["labels"] if label != -100]), encoded.notes
+
+
+def test_an_answer_before_the_last_is_learned(tiny: Callable[[str], Path]) -> None:
+    said, notes = learned(ENDED, tiny("gpt2"))
+    assert said == "first<end>second<end>\n<|endoftext|>"
+    assert not notes
+
+
+def test_thoughts_are_not_learned(tiny: Callable[[str], Path]) -> None:
+    said, notes = learned(THINKING, tiny("gpt2"))
+    assert said == "second<end><|endoftext|>"
+    assert "1 rows have earlier answers of the assistant that are read, but not learned" in notes[0]
+
+
+@pytest.mark.parametrize("template", [PLAIN, SHORT])
+def test_one_end_is_learned(template: str, tiny: Callable[[str], Path]) -> None:
+    """Also where the token for what is unknown is the end token."""
+    said, _ = learned(template, tiny("gpt2"))
+    assert said.replace(" ", "") == "first<|endoftext|>second<|endoftext|>"
