@@ -5,7 +5,7 @@ Files and streams are answered part by part, so that memory does not grow with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ftkit.training.setup import Estimator
 _FIRST_PART, _LARGEST_PART = 64, 4096
 
 
-def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
+def predict(run: str | Path | Run, texts: Iterable[str | tuple[str, str]]) -> list[Prediction]:
     """One prediction a text, in order.
 
     Args:
@@ -28,16 +28,21 @@ def predict(run: str | Path | Run, texts: Sequence[str | tuple[str, str]]) -> li
         texts: Texts, or pairs of texts.
 
     Raises:
-        UsageError: This is no finished run, or there are single texts beside pairs.
+        UsageError: This is no finished run, there are single texts beside pairs, or something else.
     """
     found = run if isinstance(run, Run) else Run.load(run)
+    if isinstance(texts, (str, Mapping)):
+        raise UsageError("texts are a list, also where there is one", hint="ftkit.predict(run, [text])")
+    texts = list(texts)
     pairs = [text for text in texts if not isinstance(text, str)]
     if not pairs:
         return predict_records(found, records_of_texts(found, [str(text) for text in texts], None))
     for number, text in enumerate(texts, 1):
-        if isinstance(text, str) or len(text) != 2:
-            hint = "give (text, text_pair) for each"
-            raise UsageError("is no pair, as others are", where=f"text {number}", hint=hint)
+        pair = isinstance(text, (tuple, list)) and len(text) == 2
+        if not pair or not all(isinstance(part, str) for part in text):
+            listed = isinstance(text, (str, tuple, list))
+            said = "is no pair, as others are" if listed else "is neither a text nor a pair"
+            raise UsageError(said, where=f"text {number}", hint="give texts, or (text, text_pair) for each")
     firsts, seconds = zip(*pairs, strict=True)
     return predict_records(found, records_of_texts(found, firsts, seconds))
 

@@ -32,8 +32,7 @@ def main() -> None:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("interrupted; a fine-tuning goes on where it was with: ftkit finetune RECIPE --resume")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except UnreadError:
         # Python writes standard output out once more as it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,6 +46,9 @@ def main() -> None:
     except Exception as error:
         _usage_error(error)
         raise
+    if code == INTERRUPTED:
+        # Typer takes an interruption for an end like others.
+        _say("interrupted; a fine-tuning goes on where it was with: ftkit finetune RECIPE --resume")
     sys.exit(code if isinstance(code, int) else 0)
 
 

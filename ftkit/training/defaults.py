@@ -144,6 +144,10 @@ def refusals() -> Iterator[None]:
         raise UsageError(f"training: {error}") from None
     except ImportError as error:
         raise InputError(f"training: {error}") from None
+    except RuntimeError as error:
+        if "installed" not in str(error):
+            raise
+        raise InputError(f"training: {error}") from None
 
 
 @contextmanager

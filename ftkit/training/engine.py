@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainingArguments, get_scheduler
 
 from ftkit.errors import DivergedError
 from ftkit.training import checkpoints, sharding
@@ -132,6 +132,26 @@ class Engine(ResumableTrainer):
         if self.trimmed:
             self.trimmed.follow(optimizer)
         return optimizer
+
+    def refuse_optimizer(self) -> None:
+        """Look the optimizer up and make a schedule, as training will: what is wrong with them shows here.
+
+        Raises:
+            ImportError: A package is missing.
+            ValueError: An argument is missing, or unknown.
+            TypeError: Likewise.
+        """
+        args = self.args
+        if not any(word in args.optim for word in ("layerwise", "lomo")):
+            # Those are bound to the weights as soon as they are looked up.
+            self.get_optimizer_cls_and_kwargs(args, self.model)
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
+            num_warmup_steps=args.get_warmup_steps(10),
+            num_training_steps=10,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
 
     def _whole_embedding(self) -> AbstractContextManager[None]:
         """All rows of the token embedding, where training has not all."""

@@ -218,6 +218,7 @@ class TrainedEstimator:
                 unpadded=self._unpadded(packed or encoded.features),
                 trimmed=self.trimmed,
             )
+            engine.refuse_optimizer()
         if not len(engine.get_train_dataloader()):
             raise UsageError(
                 f"training.dataloader_drop_last leaves no batch: there are {len(engine.rows)} rows",

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -517,3 +518,31 @@ def test_eval_of_a_hub_recipe_on_a_local_file(ftkit: Any, recipe_file: Path, tmp
     )
     assert shown["data"]["train_file"] == str(tmp_path / "a.csv")
     assert shown["data"].keys().isdisjoint({"dataset_name", "validation_fraction"})
+
+
+def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:
+    for texts, says in [
+        ("red", "texts are a list"),
+        ({"text": "red"}, "texts are a list"),
+        ([{"a": "red", "b": "blue"}], "text 1: is neither a text nor a pair"),
+        ([None], "text 1: is neither a text nor a pair"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            library.predict(finished, texts)  # type: ignore[arg-type]
+    assert len(library.predict(finished, (text for text in ("red", "blue")))) == 2
+
+
+def test_an_interruption_says_how_to_go_on(recipe_file: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "ftkit", "finetune", "recipe.yaml"]
+    longer = ["--set", "training.num_train_epochs=10000"]
+    with subprocess.Popen([*arguments, *longer], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.endswith(
+        "interrupted; a fine-tuning goes on where it was with: ftkit finetune RECIPE --resume\n"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ftkit
-from ftkit.errors import UsageError
+from ftkit.errors import InputError, UsageError
 from ftkit.training.engine import Engine
 
 
@@ -31,6 +31,27 @@ def test_checkpointing_of_a_model_that_has_none(
     assert not (tmp_path / "run").exists()
     del recipe["training"]["activation_checkpointing"]
     assert ftkit.finetune(recipe).finished
+
+
+@pytest.mark.parametrize(
+    ("training", "kind", "says"),
+    [
+        ({"optim": "adamw_8bit"}, InputError, "bitsandbytes"),
+        ({"optim": "schedule_free_adamw"}, InputError, "schedulefree"),
+        ({"lr_scheduler_kwargs": {"foo": 1}}, UsageError, "foo"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, UsageError, "min_lr"),
+        ({"report_to": "wandb"}, InputError, "wandb"),
+    ],
+)
+def test_what_training_would_miss_is_missed_before_a_run_is_replaced(
+    training: dict[str, Any], kind: type[Exception], says: str, recipe: dict[str, Any]
+) -> None:
+    before = ftkit.finetune(recipe)
+    files = {path: path.stat().st_mtime_ns for path in before.folder.rglob("*")}
+    recipe["training"] |= training
+    with pytest.raises(kind, match=says):
+        ftkit.finetune(recipe, overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in before.folder.rglob("*")} == files
 
 
 @pytest.mark.parametrize(("asked", "computed"), [("fp32", "no"), ("bf16", "bf16")])
