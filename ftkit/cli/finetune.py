@@ -42,7 +42,7 @@ def finetune(
         limit=limit,
         profile=profile,
         gated=bool(gates),
-    )  # fmt: skip
+    )
     if not is_main_process():
         return
     metrics = run.metrics
