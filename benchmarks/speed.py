@@ -579,6 +579,14 @@ def training_figures(job: Figures, clock: Any, precision: str) -> Figures:
     # The encoder's layers; embeddings are looked up, and the head's share is far below a percent.
     weights = sum(p.numel() for name, p in clock.model.named_parameters() if ".encoder." in name)
     flops = training_flops(weights, clock.tokens, clock.squares, config.hidden_size, config.num_hidden_layers)
+    if job["tool"] == "ftkit" and job["task"] == "classification":
+        # In the last layer it computes all tokens to keys, values and queries, and one a row to the end.
+        last = f".encoder.layer.{config.num_hidden_layers - 1}."
+        parts = {name: p.numel() for name, p in clock.model.named_parameters() if last in name}
+        after = sum(size for name, size in parts.items() if ".attention.self." not in name)
+        flops -= training_flops(
+            after, clock.tokens - clock.rows, clock.squares - clock.tokens, config.hidden_size, 1
+        )
     rate = flops / clock.seconds / 1e9
     return {
         "ready": round(clock.ready - job["started"], 1),

@@ -91,8 +91,10 @@ def recipe_page() -> Iterator[str]:
     yield "The names of transformers' `TrainingArguments`, except those that ftkit owns:\n"
     yield from (f"- `{name}`: {instead}" for name, instead in sorted(OWNED.items()))
     yield "\nWhere a recipe says nothing, ftkit evaluates and saves once an epoch, logs twenty times,"
-    yield "keeps one checkpoint beside the best, loads the best one at the end (by the first metric),"
-    yield "and reports to no tracker (`report_to`).\n"
+    yield "keeps one checkpoint beside the best, loads the best one at the end (by the first metric; where"
+    yield "steps tie, by the validation loss), and reports to no tracker (`report_to`). What is said of"
+    yield "evaluating alone (`eval_strategy`, `eval_steps`) holds for saving, and the other way round;"
+    yield "`eval_steps` or `save_steps` alone mean the strategy `steps`.\n"
 
 
 def key_table(block: Any) -> Iterator[str]:

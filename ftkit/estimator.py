@@ -144,12 +144,13 @@ def texts_of(
             yield record.text_pair
 
 
-def finished_estimator(run: Run, *, apart: bool = False) -> Estimator:
+def finished_estimator(run: Run, *, apart: bool = False, precision: str = "") -> Estimator:
     """The estimator of a finished run, ready to predict.
 
     Args:
         run: The run.
         apart: Whether each row is read by itself, also where those of a scored split are joined.
+        precision: Another one than the recipe's.
 
     Raises:
         InputError: The base model that its adapters or prompts need is gone, or no longer the same.
@@ -158,6 +159,9 @@ def finished_estimator(run: Run, *, apart: bool = False) -> Estimator:
     recipe = run.pinned
     if apart:
         recipe = recipe.model_copy(update={"task": recipe.task.apart()})
+    if precision:
+        engine = recipe.engine.model_copy(update={"precision": precision})
+        recipe = recipe.model_copy(update={"engine": engine})
     estimator = make_estimator(recipe, run.labels, learned=run.learned, max_length=run.max_length)
     estimator.load(Path(run.folder) / "model")
     return estimator

@@ -33,7 +33,7 @@ class Evaluation:
 
 
 def evaluate(
-    target: str | Path | Mapping[str, Any],
+    target: str | Path | Run | Mapping[str, Any],
     overrides: Sequence[str] = (),
     *,
     split: str | None = None,
@@ -46,7 +46,7 @@ def evaluate(
     A recipe whose method does not train needs no run: the first evaluation makes it.
 
     Args:
-        target: A run folder, or a recipe whose `output_dir` holds its finished run.
+        target: A run or its folder, or a recipe whose `output_dir` holds its finished run.
         overrides: `key.path=value` strings, such as `data.test_file=new.csv`.
         split: `train`, `validation` or `test`; by default test, else validation.
         limit: Score at most this many rows.
@@ -63,6 +63,8 @@ def evaluate(
     """
     from ftkit.estimator import finished_estimator
 
+    if isinstance(target, Run):
+        target = target.folder
     if all_prompts:
         target, overrides = _with_all_prompts(target, overrides)
     if (prompted := _to_prompt(target, overrides, overwrite=overwrite)) is not None:

@@ -49,7 +49,8 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
     from ftkit.training.setup import Merges
 
     log.info("Merging adapters into %s", run.recipe.model.name)
-    estimator = finished_estimator(run)
+    # In the precision of training, the base would be rounded.
+    estimator = finished_estimator(run, precision="fp32")
     if not isinstance(estimator, Merges):
         raise UsageError(f"the adapters of method {run.recipe.method.type} cannot be merged")
     estimator.merge(folder)

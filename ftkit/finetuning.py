@@ -60,6 +60,9 @@ def finetune(
     # Only one process looks at the folder: the others would find what the first one makes.
     run = Run.open(checked, overwrite=overwrite, resume=resume) if main else Run.follow(checked, resume)
     if run.finished:
+        if main:
+            log.info("Reading data")
+            run.refuse_other_data(load_records(checked.data, checked.task, limit=limit))
         log.info("The run in %s is already finished", run.folder)
         return run
     return solve(run, resume=resume, limit=limit, split=None, profile=profile, gated=gated)[0]

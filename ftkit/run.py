@@ -113,14 +113,18 @@ class Run:
         """
         folder = Path(folder).absolute()
         manifest = read_manifest(folder)
+        stored = load_recipe(folder / RECIPE)
         if not manifest.get("finished"):
             raise UsageError(
                 "this run is not finished",
                 where=str(folder),
-                hint="go on with ftkit finetune RECIPE --resume",
+                hint=(
+                    "go on with ftkit finetune RECIPE --resume"
+                    if stored.method.trains
+                    else "go on with ftkit eval RECIPE"
+                ),
             )
         _refuse_damaged(manifest, folder)
-        stored = load_recipe(folder / RECIPE)
         recipe = load_recipe(folder / RECIPE, overrides) if overrides else stored
         refuse_other_model(stored, recipe, folder)
         return cls(folder, recipe, manifest)
@@ -233,6 +237,20 @@ class Run:
                 hint="restore those weights, or train again",
             )
 
+    def refuse_other_data(self, dataset: Dataset) -> None:
+        """Refuse to go on with a run, or to take it for done, where it saw other data.
+
+        Raises:
+            UsageError: The rows differ from those it was started with.
+        """
+        if self.manifest.get("data") != dataset.fingerprints():
+            limit = self.manifest.get("limit")
+            raise UsageError(
+                "the data is not what this run was started with" + (f" (--limit {limit})" if limit else ""),
+                where=str(self.folder),
+                hint="restore the data (or --limit) to go on, or start anew with --overwrite",
+            )
+
     # While it runs ----------------------------------------------------------------------
 
     def workplace(self, *, resume: bool = False, profile: bool = False) -> Workplace:
@@ -252,13 +270,8 @@ class Run:
         Raises:
             UsageError: A resumed run would see other data than it started with.
         """
-        data = dataset.fingerprints()
         if resume and self.manifest:
-            if self.manifest["data"] != data:
-                raise UsageError(
-                    "the data is not what this run was started with", where=str(self.folder),
-                    hint="restore the data (or --limit) to go on, or start anew with --overwrite",
-                )  # fmt: skip
+            self.refuse_other_data(dataset)
             return
         # What takes time or can fail comes before the first change: a folder without a manifest is no run.
         manifest = {
@@ -270,7 +283,7 @@ class Run:
             "task": self.recipe.task.model_dump(),
             "labels": list(dataset.labels),
             "learned": dict(learned),
-            "data": data,
+            "data": dataset.fingerprints(),
             "notes": list(dataset.notes),
             "pairs": any(records[0].text_pair is not None for records in dataset.splits.values()),
             "base_model": {

@@ -88,6 +88,7 @@ def scores(metrics: Mapping[str, Any]) -> str:
     text = f"{title}\n{table(('metric', 'mean' if ways else 'score', sure), rows)}"
     if ways:
         text += "\n\n" + _variants(ways)
+        text += f"\nWhat follows, predictions and gates on tables are those of {next(iter(ways))} alone."
     kinds = discover(Metric)
     for name, result in details.items():
         kind = kinds.get(name)

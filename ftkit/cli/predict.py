@@ -48,6 +48,7 @@ def predict(
         bool,
         typer.Option("--explain", help="Show the prompt, its shots and why, and what each candidate got."),
     ] = False,
+    set_: options.Set = None,
     limit: options.Limit = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -61,7 +62,7 @@ def predict(
 
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
-    found = find_run(run)
+    found = find_run(run, set_ or ())
     task = found.recipe.task.apart()
     if format_ is Format.conll and not task.tags_words:
         raise UsageError(f"--format conll: the task {task.type} does not tag words")

@@ -58,5 +58,5 @@ class Method(Component):
         return loaded.model
 
     def restore(self, setup: Setup, folder: Path) -> PreTrainedModel:
-        """The model that a run saved, ready to predict."""
+        """The model that a run saved, ready to predict; what was frozen requires no gradient."""
         return setup.load_finished(folder)

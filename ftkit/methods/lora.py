@@ -88,7 +88,7 @@ class LoRA(Method):
         return adapted
 
     def restore(self, setup: Setup, folder: Path) -> PreTrainedModel:
-        """The base model with the run's adapters.
+        """The base model with the run's adapters; what was trained requires a gradient.
 
         Raises:
             InputError: The adapter folder is incomplete, or names code outside transformers.
@@ -96,7 +96,7 @@ class LoRA(Method):
         from peft import PeftModel
 
         _refuse_foreign_code(folder)
-        model: Any = PeftModel.from_pretrained(setup.load(None).model, str(folder))
+        model: Any = PeftModel.from_pretrained(setup.load(None).model, str(folder), is_trainable=True)
         return model.eval()
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from ftkit.errors import InputError
 from ftkit.models.loading import explained, load_tokenizer, longest_input
 from ftkit.models.source import FreshTokenizer, ModelSource
+from ftkit.training.positions import positions_of
 from ftkit.training.processes import from_main_process
 from ftkit.training.setup import Head, Loaded
 
@@ -75,6 +76,10 @@ def build(source: ModelSource, head: Head, family: str, texts: Texts, kept: Path
                 f"the tokenizer has {len(tokenizer)} tokens"
             )
         model = getattr(transformers, str(head.auto_class)).from_config(config)
+    own_tokenizer = not isinstance(source.tokenizer, str)
+    if own_tokenizer and (positions := positions_of(config.to_dict())):
+        # By it a pipeline cuts what is too long.
+        tokenizer.model_max_length = positions
     return Loaded(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -82,7 +87,7 @@ def build(source: ModelSource, head: Head, family: str, texts: Texts, kept: Path
         max_length=longest_input(config, tokenizer, source.max_length),
         source=source.name,
         auto_class=str(head.auto_class),
-        own_tokenizer=not isinstance(source.tokenizer, str),
+        own_tokenizer=own_tokenizer,
     )
 
 

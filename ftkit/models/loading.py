@@ -26,6 +26,8 @@ from ftkit.training.setup import Head, Loaded
 
 # A tokenizer that knows no limit says so with a number like 1e30.
 _NO_LIMIT = 10**9
+_OF_FILE = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that are what tokenizer.json says."""
 _LAYER = re.compile(r"\.\d+\.")
 
 
@@ -42,6 +44,8 @@ def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizer
         source.refuse_untrusted_code(settings)
     with explained(source.name):
         tokenizer = AutoTokenizer.from_pretrained(located.name_or_path, **_hub(located, source))
+        if (folder := located.folder) and _says_all(folder):
+            tokenizer = _as_saved(tokenizer, folder)
     return _filled(tokenizer, source.name)
 
 
@@ -52,10 +56,24 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         InputError: It is not there, or empty.
     """
     with explained(str(folder)):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if not _is_as_saved(tokenizer, folder / "tokenizer.json"):
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer = _as_saved(AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
     return _filled(tokenizer, str(folder))
+
+
+def _says_all(folder: Path) -> bool:
+    """Whether the folder is one whose tokenizer was trained for it: of no class but the file's."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return settings.get("tokenizer_class") in _OF_FILE
+
+
+def _as_saved(tokenizer: Any, folder: Path) -> Any:
+    """The tokenizer that a folder holds, whatever transformers makes of it for the model beside it."""
+    if _is_as_saved(tokenizer, folder / "tokenizer.json"):
+        return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def _is_as_saved(tokenizer: Any, file: Path) -> bool:

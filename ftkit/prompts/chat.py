@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -27,6 +28,14 @@ PLAIN = (
 """The template of a model that has none: a line for each message, with who says it."""
 
 _MARK = "\0"
+_TODAY = date(2024, 7, 26)
+"""What LLaMA's templates say where no clock is at hand."""
+_SETTINGS: dict[str, Any] = {
+    # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
+    "enable_thinking": False,
+    # Some write the day into the system prompt, and a run would have other scores tomorrow.
+    "strftime_now": _TODAY.strftime,
+}
 
 
 def conversation(
@@ -85,10 +94,9 @@ def _rendered(
 ) -> str:
     conversation: Any = list(messages)
     try:
-        # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
         return str(
             tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+                conversation, tokenize=False, add_generation_prompt=prompt, **_SETTINGS
             )
         )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -120,7 +120,7 @@ def _merge(
 ) -> dict[str, Any]:
     merged = dict(base)
     if path == ("data",):
-        for key in _outdated(top) & merged.keys():
+        for key in _outdated(base, top) & merged.keys():
             del merged[key]
             replaced.add((*path, key))
     for key, value in top.items():
@@ -136,7 +136,7 @@ def _merge(
     return merged
 
 
-def _outdated(top: dict[str, Any]) -> set[str]:
+def _outdated(base: dict[str, Any], top: dict[str, Any]) -> set[str]:
     """The keys of a `data` block below that a block on top makes void: rows come from one source."""
     said = {key for key, value in top.items() if value is not None}
     files = {"train_file", "validation_file", "test_file"}
@@ -148,6 +148,8 @@ def _outdated(top: dict[str, Any]) -> set[str]:
         gone |= hub | files
     if "dataset_name" in said:
         gone |= files | {"data_dir"}
+        if top["dataset_name"] != base.get("dataset_name"):
+            gone |= {"dataset_config_name", "revision"}
     for split in ("validation", "test"):
         own = {f"{split}_file", f"{split}_split"}
         if said & own:
@@ -158,7 +160,8 @@ def _outdated(top: dict[str, Any]) -> set[str]:
 
 
 def _same_type(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return "type" not in new or old.get("type", new["type"]) == new["type"]
+    """Whether two blocks are of one component, or two configurations of one architecture."""
+    return all(name not in new or old.get(name, new[name]) == new[name] for name in ("type", "model_type"))
 
 
 def _leaves(tree: Any, path: KeyPath = ()) -> list[KeyPath]:

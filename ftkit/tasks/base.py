@@ -279,5 +279,6 @@ def _missing_column(field: str, names: Sequence[Any], found: Sequence[Any], wher
     return InputError(
         f"no column {looked} for the field {field!r}",
         where=where,
-        hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{{field}: COLUMN}}",
+        hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{{field}: COLUMN}}, or "
+        f"--set data.columns.{field}=COLUMN",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ftkit.errors import InputError, UsageError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _NAME = "score"
 _WITHHELD = -1.0
+_FAR = 20.0
+"""Beyond it a head needs many more steps than usual to come near the mean alone."""
 
 
 class Regression(Task):
@@ -63,7 +66,15 @@ class Regression(Task):
         return records, []
 
     def notes(self, train: Sequence[Record], labels: Sequence[str]) -> Iterator[str]:
-        yield from ()
+        numbers = [record.target for record in train if isinstance(record.target, float)]
+        if not numbers:
+            return
+        mean, deviation = fmean(numbers), pstdev(numbers)
+        if max(abs(mean), deviation) > _FAR:
+            yield (
+                f"the numbers (mean {mean:,.4g}, deviation {deviation:,.4g}) are far from 0, where a new "
+                "head begins: scale the column to about 0 to 1, or raise training.learning_rate"
+            )
 
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
@@ -104,8 +115,10 @@ def _number(value: Any, where: str) -> float | None:
     """A finite number, or one written as text; `None` where the data holds none."""
     if value is None or value == "":
         return None
+    # Python reads "2_5" as 25.
+    no_number = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if no_number else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

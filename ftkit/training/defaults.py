@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,12 +56,8 @@ def training_arguments(
             "greater_is_better": greater,
         }
     given = setup.arguments
-    if validated and not {"save_strategy", "save_steps"} & set(given):
-        # The best one can be kept where the model is saved as often as it is validated.
-        for verb in ("strategy", "steps"):
-            if given.get(f"eval_{verb}", "no") != "no":
-                chosen[f"save_{verb}"] = given[f"eval_{verb}"]
-    chosen |= given
+    chosen |= _moments(given) if validated else {}
+    chosen |= {**_strategies(given), **given}
     if validated and "no" in (chosen["save_strategy"], chosen["eval_strategy"]):
         chosen["load_best_model_at_end"] = given.get("load_best_model_at_end", False)
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
@@ -91,6 +87,25 @@ def training_arguments(
     # Several GPUs in one process would be DataParallel; accelerate launch uses them well.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _strategies(given: Mapping[str, Any]) -> dict[str, str]:
+    """Who says after how many steps says that it is by steps."""
+    verbs = (verb for verb in ("eval", "save", "logging") if f"{verb}_steps" in given)
+    return {f"{verb}_strategy": "steps" for verb in verbs}
+
+
+def _moments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The best weights can be kept where they are saved as often as they are validated: what is said of the
+    one alone holds for the other.
+    """
+    said = {**_strategies(given), **given}
+    found: dict[str, Any] = {}
+    for one, other in (("save", "eval"), ("eval", "save")):
+        if f"{one}_strategy" not in said and said.get(f"{other}_strategy") in ("steps", "epoch"):
+            names = [name for name in ("strategy", "steps") if f"{other}_{name}" in said]
+            found |= {f"{one}_{name}": said[f"{other}_{name}"] for name in names}
+    return found
 
 
 def training_callbacks(setup: Setup, workplace: Workplace, *, validated: bool) -> list[TrainerCallback]:

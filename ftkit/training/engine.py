@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -142,9 +143,12 @@ class Engine(ResumableTrainer):
             TypeError: Likewise.
         """
         args = self.args
+        if odd := [pair for pair in (args.optim_args or "").split(",") if pair and pair.count("=") != 1]:
+            raise ValueError(f"optim_args: {odd[0]!r} is not name=value")
         if not any(word in args.optim for word in ("layerwise", "lomo")):
             # Those are bound to the weights as soon as they are looked up.
-            self.get_optimizer_cls_and_kwargs(args, self.model)
+            found = self.get_optimizer_cls_and_kwargs(args, self.model)
+            self._refuse_idle_arguments(found)
         get_scheduler(
             args.lr_scheduler_type,
             optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
@@ -152,6 +156,25 @@ class Engine(ResumableTrainer):
             num_training_steps=10,
             scheduler_specific_kwargs=args.lr_scheduler_kwargs,
         )
+
+    def _refuse_idle_arguments(self, found: tuple[Any, dict[str, Any]]) -> None:
+        """Transformers passes an optimizer what it asks for, and the rest over.
+
+        Raises:
+            ValueError: One of `optim_args` changes nothing.
+        """
+        args = self.args
+        if not args.optim_args or "params" in found[1]:
+            return
+        pairs = args.optim_args.split(",")
+        for pair in pairs:
+            fewer = copy(args)
+            fewer.optim_args = ",".join(other for other in pairs if other is not pair)
+            if self.get_optimizer_cls_and_kwargs(fewer, self.model) == found:
+                raise ValueError(
+                    f"optim_args: {pair.strip()} changes nothing: {args.optim.value} has that value already, "
+                    "or does not take it"
+                )
 
     def _whole_embedding(self) -> AbstractContextManager[None]:
         """All rows of the token embedding, where training has not all."""
@@ -231,7 +254,9 @@ class Engine(ResumableTrainer):
         def compute(part: Batch) -> None:
             nonlocal loss
             self.meter.count_pass(part, padded=self.unpadded is None)
-            with self.unpadded.rows(part["attention_mask"]) if self.unpadded else nullcontext():
+            bare = self.unpadded
+            with bare.rows(part["attention_mask"], part["labels"]) if bare else nullcontext(0) as left_out:
+                self.meter.left_out += left_out
                 loss += super(Engine, self).training_step(model, part, count)
 
         compiled = self.args.torch_compile

@@ -255,12 +255,20 @@ class TrainedEstimator:
         if checkpoint:
             log.info("Resuming from %s", checkpoint.name)
         engine.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        speed = engine.meter.figures(self.model, self.precision)
+        after = engine.unpadded.after if engine.unpadded else ()
+        speed = engine.meter.figures(self.model, self.precision, after)
         log.info("  %s", sentence(speed))
-        figures["steps"] = engine.state.global_step
+        state = engine.state
+        if self.arguments.load_best_model_at_end and state.best_global_step:
+            metric = str(self.arguments.metric_for_best_model).removeprefix("eval_")
+            log.info(
+                "  the weights of step %d of %d are kept: validation %s %.4f",
+                state.best_global_step, state.global_step, metric, state.best_metric,
+            )  # fmt: skip
+        figures["steps"] = state.global_step
         figures["train_seconds"] = round(time.perf_counter() - started, 2)
         figures["speed"] = speed
-        figures["best_step"] = engine.state.best_global_step
+        figures["best_step"] = state.best_global_step
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
         weights = engine.whole_weights(trained_only=hasattr(self.model, "peft_config"))
@@ -301,11 +309,17 @@ class TrainedEstimator:
 
     def load(self, folder: Path) -> None:
         """Take up what an earlier `fit` saved in the run's `model/`."""
-        model = self.restore(folder)
+        model = self._restored(folder)
         tokenizer = self.setup.load_tokenizer(folder)
         limit = self.setup.max_length
         assert limit is not None, "a finished run knows its longest input"
         self._use(model, tokenizer, limit)
+
+    def _restored(self, folder: Path) -> PreTrainedModel:
+        """What `fit` saved, held as it was while it was trained."""
+        model = self.restore(folder)
+        lower_frozen(model, self.precision)
+        return model
 
     def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
@@ -507,8 +521,11 @@ class TrainedEstimator:
             # The model was too large for each process to hold it whole.
             return
         trained = self.model
+        if not is_sharded(trained):
+            # A device may have no room for both.
+            trained.cpu()
         try:
-            self.model = self.restore(folder)
+            self.model = self._restored(folder)
             after = self._forward(features)[0]
         finally:
             self.model = trained

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from ftkit.training.precision import autocast, lowered
+from ftkit.training.precision import autocast, lowered, lowered_copy
 from ftkit.training.processes import processes, shared
 from ftkit.training.sharding import is_sharded
 
@@ -54,8 +54,8 @@ class Writer:
         # Step by step, casting all weights for each token would cost more than the arithmetic.
         self.sharded = is_sharded(model)
         self.low = precision == "bf16" and not self.sharded
-        whole = copy.deepcopy(model) if self.low and copied else model
-        self.model: Any = lowered(whole, precision) if self.low else whole
+        lower = lowered_copy if copied else lowered
+        self.model: Any = lower(model, precision) if self.low else model
         if not self.sharded:
             self.model.to(self.device)
         self.model.eval()

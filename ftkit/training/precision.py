@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -40,6 +41,17 @@ def lowered(model: M, precision: str) -> M:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(_TYPES[precision])
     return model
+
+
+def lowered_copy(model: M, precision: str) -> M:
+    """A copy of the model with its weights held in the given precision; it shares those that already are."""
+    low: dict[int, nn.Parameter] = {}
+    for module in filter(_is_plain, model.modules()):
+        for parameter in module.parameters(recurse=False):
+            fits = parameter.dtype == _TYPES[precision]
+            held = parameter if fits else nn.Parameter(parameter.detach().to(_TYPES[precision]), False)
+            low[id(parameter)] = held
+    return copy.deepcopy(model, low)
 
 
 def _is_plain(module: nn.Module) -> bool:

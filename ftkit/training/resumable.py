@@ -60,6 +60,23 @@ class ResumableTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Where two steps score the same, the one with less validation loss is the better one."""
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        best = self.state.best_global_step
+        score = metrics["eval_" + str(self.args.metric_for_best_model).removeprefix("eval_")]
+        better = bool(best) and score == self.state.best_metric
+        better = better and metrics["eval_loss"] < self._validation_loss(best)
+        if better:
+            self.state.best_global_step = self.state.global_step
+        return better
+
+    def _validation_loss(self, step: int) -> float:
+        """That of a step that was validated."""
+        found = (entry for entry in reversed(self.state.log_history) if entry.get("step") == step)
+        return next(entry["eval_loss"] for entry in found if "eval_loss" in entry)
+
     def _note_best(self, now: Path) -> None:
         """Trainer learns of the best checkpoint when it is saved."""
         if self.args.save_strategy != SaveStrategy.NO and (best := self._best_folder(now)):

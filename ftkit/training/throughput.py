@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ class Meter:
         self.rows = 0
         self.tokens = 0
         self.computed = 0
+        self.left_out = 0
         self.paused = 0.0
         self.began = time.perf_counter()
 
@@ -55,8 +56,13 @@ class Meter:
         finally:
             self.paused += time.perf_counter() - began
 
-    def figures(self, model: nn.Module, precision: str) -> dict[str, Any]:
+    def figures(self, model: nn.Module, precision: str, after: Sequence[nn.Parameter] = ()) -> dict[str, Any]:
         """What was measured, over all processes.
+
+        Args:
+            model: What was trained.
+            precision: `fp32`, `bf16` or `fp16`.
+            after: Weights that the tokens in `left_out` did not go through.
 
         Returns:
             Rows and real tokens a second, the share of what was computed that was padding, the most
@@ -65,10 +71,10 @@ class Meter:
             forward pass, 2 for its activations' gradients, and 2 for its own where it is trained.
         """
         seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
-        mine = [self.rows, self.tokens, self.computed]
+        mine = [self.rows, self.tokens, self.computed, self.left_out]
         state = processes()
         parts = gather_object([mine]) if state.num_processes > 1 else [mine]
-        rows, tokens, computed = (sum(part[place] for part in parts) for place in range(3))
+        rows, tokens, computed, left_out = (sum(part[place] for part in parts) for place in range(4))
         found = {
             "training_seconds": round(seconds, 2),
             "examples_per_second": round(rows / seconds, 2),
@@ -79,7 +85,11 @@ class Meter:
         # What the hardware only emulates it multiplies more slowly than fp32.
         rates = [matmul_rate(state.device.type, one) for one in {precision, "fp32"}]
         rate = max(rates) * state.num_processes
-        found["matmul_share"] = round(_operations(model) * tokens / seconds / rate, 4)
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        weights = [p for p in model.parameters() if id(p) not in embeddings]
+        done = _operations(weights) * tokens - _operations(after) * left_out
+        found["operations_per_token"] = round(done / max(tokens, 1))
+        found["matmul_share"] = round(done / seconds / rate, 4)
         return found
 
 
@@ -132,8 +142,6 @@ def _wait(device: str) -> None:
         torch.accelerator.synchronize()
 
 
-def _operations(model: nn.Module) -> int:
-    """Floating-point operations that training takes for a token."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    weights = [p for p in model.parameters() if id(p) not in embeddings]
+def _operations(weights: Sequence[nn.Parameter]) -> int:
+    """Floating-point operations that training takes for a token that goes through these weights."""
     return sum((6 if p.requires_grad else 4) * p.numel() for p in weights)

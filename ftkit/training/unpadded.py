@@ -4,28 +4,39 @@ The tokens of all rows stand one after another there, so that products, norms an
 padding. Attention, which needs rows, gets them back in groups of similar length. The idea is that of Zeng et
 al. (2022), "Boosting Distributed Training Performance of the Unpadded BERT Model"; here it works for any
 architecture whose blocks attend by transformers' attention functions.
+
+Of the last block, moreover, a classifier reads one token a row, and a language model those before an answer.
+The others are computed there no further than to keys and values: the loss and its gradient do not hang on
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ftkit.training.heads import Batch
+from ftkit.training.heads import IGNORED, Batch
 
 _ATTENTION = "sdpa"
 _SHORT = 16
 """Rows of at most so many tokens attend together; of longer ones those between two powers of two."""
 _ROUND, _ROUND_ALL = 4, 16
 """Columns of a group, and tokens in all, are rounded up to multiples: fewer shapes need fewer kernels."""
+_FEW = 0.75
+"""Share of the tokens up to which those that are read are computed apart."""
+
+Read = Callable[[Tensor, Tensor | None], Tensor | None]
+"""The tokens whose last states a model looks at, by the mask of a batch and its labels."""
 
 
 class Unpadded:
@@ -33,10 +44,16 @@ class Unpadded:
 
     Args:
         blocks: The model's repeated blocks, in the order in which they are computed.
+
+    Attributes:
+        read: The tokens of which the last block's states are needed; `None` for all.
+        after: The weights of the last block that only those go through.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         self.blocks = blocks
+        self.read: Read | None = None
+        self.after: list[nn.Parameter] = []
         self.attended = 0
 
     @classmethod
@@ -47,29 +64,50 @@ class Unpadded:
         return cls(list(stacks[0])) if len(stacks) == 1 else None
 
     @contextmanager
-    def rows(self, mask: Tensor) -> Iterator[None]:
-        """Passes over a batch in here compute its real tokens alone.
+    def rows(self, mask: Tensor, labels: Tensor | None = None, *, fill: float = 0.0) -> Iterator[int]:
+        """Passes over a batch in here compute its real tokens alone; gives how many of them the last block
+        leaves out.
 
         Args:
             mask: 1 where there is a token, 0 where there is padding, shape (rows, columns).
+            labels: Its labels, as its objective has them.
+            fill: What stands for states of the last block that are not computed.
         """
-        if bool(mask.all()) or len(mask) < 2:
-            yield
+        read = self._read(mask, labels)
+        if read is None and (bool(mask.all()) or len(mask) < 2):
+            yield 0
             return
         layout = _Layout(mask)
+        narrow = None if read is None else _Narrow(layout, read)
         attend, own = ALL_ATTENTION_FUNCTIONS[_ATTENTION], dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
 
         def in_rows(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, None]:
             self.attended += 1
+            if narrow is not None and narrow.is_on:
+                return narrow.attend(attend, module, *given, **options)
             return layout.attend(attend, module, *given, **options)
 
         with ExitStack() as stack:
             for block in self.blocks:
                 stack.enter_context(block.register_forward_pre_hook(layout.before, with_kwargs=True))
-            stack.enter_context(self.blocks[-1].register_forward_hook(layout.after_last))
+            last = self.blocks[-1]
+            if narrow is None:
+                stack.enter_context(last.register_forward_hook(layout.after_last))
+            else:
+                stack.callback(narrow.off)
+                stack.enter_context(narrow.in_second_passes(last))
+                stack.enter_context(last.register_forward_pre_hook(lambda *_: narrow.on()))
+                stack.enter_context(last.register_forward_hook(lambda *_: narrow.off(), always_call=True))
+                after = partial(narrow.after_last, fill=fill)
+                stack.enter_context(last.register_forward_hook(after))
             ALL_ATTENTION_FUNCTIONS[_ATTENTION] = in_rows
             stack.callback(setattr, ALL_ATTENTION_FUNCTIONS, "_local_mapping", own)
-            yield
+            yield layout.real - narrow.count if narrow else 0
+
+    def _read(self, mask: Tensor, labels: Tensor | None) -> Tensor | None:
+        """The tokens to compute to the end, where these are few."""
+        read = None if self.read is None else self.read(mask, labels)
+        return None if read is None or read.sum() > _FEW * mask.sum() else read
 
 
 def unpadded_as_padded(
@@ -113,7 +151,82 @@ def unpadded_as_padded(
     finally:
         model.train(training)
     same = _close(flat, expected, tolerance) and _close(hidden[mask.bool()], padded[mask.bool()], tolerance)
-    return found if same and all(apart) and attended == len(found.blocks) else None
+    if not same or not all(apart) or attended != len(found.blocks):
+        return None
+    found.read = _what_is_read(found, model, batch, losses, tolerance)
+    return found
+
+
+def _what_is_read(
+    found: Unpadded, model: nn.Module, batch: Batch, losses: Callable[[Batch], Tensor], tolerance: float
+) -> Read | None:
+    """The rule by which a model looks at last states; `None` where none of those known is it.
+
+    By the right one the losses are what they were, whatever stands in the place of all other states.
+    """
+    mask, training = batch["attention_mask"], model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected = losses(batch)
+            for found.read in (_first, _last, _labelled, _before_labelled):
+                said = []
+                for fill in (0.0, 1.0):
+                    found.after.clear()
+                    with found.rows(mask, batch.get("labels"), fill=fill) as left_out, _noting(found, mask):
+                        said += [losses(batch)] if left_out else []
+                if said and torch.equal(*said) and _close(said[0], expected, tolerance):
+                    return found.read
+    except Exception:  # noqa: BLE001
+        # As above.
+        return None
+    finally:
+        found.read = None
+        model.train(training)
+    return None
+
+
+@contextmanager
+def _noting(found: Unpadded, mask: Tensor) -> Iterator[None]:
+    """Note which matrices of the last block fewer tokens go through than all."""
+    tokens = int(mask.sum())
+
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(module.weight, nn.Parameter) and module.weight.dim() == 2:
+            width = given[0].numel() // given[0].shape[-1]
+            found.after += [module.weight] if width < tokens else []
+
+    layers = [one for one in found.blocks[-1].modules() if hasattr(one, "weight")]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _first(mask: Tensor, labels: Tensor | None) -> Tensor:
+    """The first token of each row, as classifiers on encoders do."""
+    real = mask.bool()
+    return real & (real.cumsum(dim=1) == 1)
+
+
+def _last(mask: Tensor, labels: Tensor | None) -> Tensor:
+    """The last token of each row, as classifiers on decoders do."""
+    return _first(mask.flip(1), labels).flip(1)
+
+
+def _labelled(mask: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Tokens that have a label."""
+    if labels is None or labels.shape != mask.shape or labels.is_floating_point():
+        return None
+    return mask.bool() & (labels != IGNORED)
+
+
+def _before_labelled(mask: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Tokens before one that has a label, as language models do."""
+    found = _labelled(mask, labels)
+    return None if found is None else mask.bool() & nn.functional.pad(found[:, 1:], (0, 1))
 
 
 def _changed(batch: Batch, real: Tensor) -> Iterator[tuple[Tensor, Batch]]:
@@ -162,6 +275,7 @@ class _Move:
     sources: Tensor
     places: Tensor
     tokens: slice
+    _of_heads: dict[int, _Move] = field(default_factory=dict)
 
     def pad(self, flat: Tensor) -> Tensor:
         """The tokens of these rows in rows: (tokens of all, ...) becomes (*shape, ...)."""
@@ -173,7 +287,12 @@ class _Move:
         torch.index_select(rows, 0, self.places, out=flat[self.tokens])
 
     def of_heads(self, heads: int) -> _Move:
-        """The same with attention heads."""
+        """The same with attention heads; every block asks for it."""
+        if heads not in self._of_heads:
+            self._of_heads[heads] = self._with_heads(heads)
+        return self._of_heads[heads]
+
+    def _with_heads(self, heads: int) -> _Move:
         (rows, width), each = self.shape, torch.arange(heads, device=self.sources.device)
         sources = self.sources.view(rows, 1, width) * heads + each[:, None]
         row, column = self.places // width, self.places % width
@@ -226,6 +345,26 @@ def _joined(moves: Moves, padded: Sequence[Tensor], tokens: int) -> Tensor:
     return flat
 
 
+def _move(shape: tuple[int, ...], places: Tensor, start: int, empty: int) -> _Move:
+    """The move of tokens from `start` on into those places of rows; the others get the empty token."""
+    sources = torch.full((shape[0] * shape[1],), empty, device=places.device)
+    tokens = slice(start, start + len(places))
+    sources[places] = torch.arange(tokens.start, tokens.stop, device=places.device)
+    return _Move(shape, sources, places, tokens)
+
+
+def _in_rows(moves: Sequence[Moves], *heads: Tensor) -> Sequence[Sequence[Tensor]]:
+    """Of each group the queries, keys and values: (rows, heads, width, width of a head).
+
+    Args:
+        moves: The groups of each.
+        heads: Each of shape (1, heads, tokens, width of a head).
+    """
+    each = [[move.of_heads(one.shape[1]) for move in its] for its, one in zip(moves, heads, strict=True)]
+    padded = iter(_Pad.apply(each, *(one.transpose(1, 2).flatten(0, 2) for one in heads)))
+    return [*zip(*([*islice(padded, len(its))] for its in moves), strict=True)]
+
+
 class _Layout:
     """Where the tokens of one batch stand, with and without padding.
 
@@ -242,6 +381,7 @@ class _Layout:
             self.tokens += _ROUND_ALL
         extents = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
         sizes = [max(_SHORT, 1 << (extent - 1).bit_length()) for extent in extents.tolist()]
+        self.real = real
         self.rows: list[Tensor] = []
         self.groups: list[_Move] = []
         start = 0
@@ -250,22 +390,15 @@ class _Layout:
             width = min(-(-int(extents[rows].max()) // _ROUND) * _ROUND, mask.shape[1])
             places = mask[rows, :width].flatten().nonzero()[:, 0]
             self.rows.append(rows)
-            self.groups.append(self._move((len(rows), width), places, start, real))
+            self.groups.append(_move((len(rows), width), places, start, real))
             start += len(places)
         whole = [
             rows[its.places // its.shape[1]] * mask.shape[1] + its.places % its.shape[1]
             for rows, its in zip(self.rows, self.groups, strict=True)
         ]
-        self.whole = [self._move(tuple(mask.shape), torch.cat(whole), 0, real)]
-        self._of_heads: dict[int, Moves] = {}
+        self.whole = [_move(tuple(mask.shape), torch.cat(whole), 0, real)]
         # What every block gets alike is made once; the originals are kept so that their ids stay theirs.
         self._made: dict[int, tuple[Tensor, Any]] = {}
-
-    def _move(self, shape: tuple[int, ...], places: Tensor, start: int, empty: int) -> _Move:
-        sources = torch.full((shape[0] * shape[1],), empty, device=places.device)
-        tokens = slice(start, start + len(places))
-        sources[places] = torch.arange(tokens.start, tokens.stop, device=places.device)
-        return _Move(shape, sources, places, tokens)
 
     # Around the blocks ------------------------------------------------------------------
 
@@ -324,30 +457,185 @@ class _Layout:
         if options.get("position_bias") is not None:
             # Made in the block, of all tokens as one row; the look at an architecture takes this for a no.
             raise ValueError("a bias of positions is that of one long row")
-        masks = [None] * len(self.groups)
-        if attention_mask is not None:
-            masks = self._once(attention_mask, lambda: self._masks(attention_mask))
-        padded = iter(self._in_rows(query, key, value))
-        rows = zip(*([*islice(padded, len(self.groups))] for _ in range(3)), strict=True)
+        masks = self.masks(attention_mask)
+        rows = _in_rows([self.groups] * 3, query, key, value)
         outputs = [
             attend(module, *its, mask, *given, **options)[0] for its, mask in zip(rows, masks, strict=True)
         ]
         return _Join.apply(self.groups, self.tokens, *outputs)[None], None
 
-    def _in_rows(self, *heads: Tensor) -> Sequence[Tensor]:
-        """Queries, keys and values of each group: (rows, heads, width, width of a head)."""
-        moves = [self._moves(one.shape[1]) for one in heads]
-        return _Pad.apply(moves, *(one.transpose(1, 2).flatten(0, 2) for one in heads))
-
-    def _moves(self, heads: int) -> Moves:
-        if heads not in self._of_heads:
-            self._of_heads[heads] = [group.of_heads(heads) for group in self.groups]
-        return self._of_heads[heads]
+    def masks(self, mask: Tensor | None) -> Sequence[Tensor | None]:
+        """The part of an attention mask, (rows or 1, heads or 1, columns or 1, columns), for each group."""
+        if mask is None:
+            return [None] * len(self.groups)
+        return list(self._once(mask, lambda: self._masks(mask)))
 
     def _masks(self, mask: Tensor) -> list[Tensor]:
-        """The part of an attention mask, (rows or 1, heads or 1, columns or 1, columns), for each group."""
         widths = [group.shape[1] for group in self.groups]
         return [
             (mask if len(mask) == 1 else mask[rows])[:, :, :width, :width]
             for rows, width in zip(self.rows, widths, strict=True)
         ]
+
+
+class _Narrow(TorchFunctionMode):
+    """While it is on, in the last block, only chosen tokens go on after attention.
+
+    Where a token that was computed for all (a residual, say) meets one of them, it is left out as well.
+
+    Args:
+        layout: Where the tokens stand.
+        read: `True` for the chosen ones, shape (rows, columns).
+    """
+
+    def __init__(self, layout: _Layout, read: Tensor) -> None:
+        super().__init__()
+        self.layout = layout
+        self.is_on = self.attends = False
+        numbers = layout.whole[0].sources.view(read.shape)
+        self.groups: list[_Move] = []
+        self.columns: list[Tensor] = []
+        chosen, places = [], []
+        count = int(read.sum())
+        start = 0
+        for rows, group in zip(layout.rows, layout.groups, strict=True):
+            its = read[rows, : group.shape[1]]
+            width = max(1, int(its.sum(dim=1).max()))
+            columns = its.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+            taken = its.gather(1, columns)
+            self.columns.append(columns)
+            self.groups.append(_move((len(rows), width), taken.flatten().nonzero()[:, 0], start, count))
+            chosen.append(numbers[rows[:, None], columns][taken])
+            places.append((rows[:, None] * read.shape[1] + columns)[taken])
+            start += len(chosen[-1])
+        self.tokens = (count // _ROUND_ALL + 1) * _ROUND_ALL
+        if self.tokens == layout.tokens:
+            # Tokens must be told from chosen ones.
+            self.tokens += _ROUND_ALL
+        empty = chosen[0].new_full((self.tokens - count,), layout.real)
+        self.chosen = torch.cat([*chosen, empty])
+        self.whole = [_move(tuple(read.shape), torch.cat(places), 0, count)]
+        self.count = count
+
+    def on(self) -> None:
+        """The last block begins."""
+        self.is_on = True
+        self.__enter__()
+
+    def off(self) -> None:
+        """The last block has ended, or failed."""
+        if self.is_on:
+            self.is_on = False
+            self.__exit__(None, None, None)
+
+    @contextmanager
+    def in_second_passes(self, block: Any) -> Iterator[None]:
+        """With activation checkpointing, be on as well where the backward pass computes the block again: no
+        hook tells of that.
+        """
+        if (checkpoint := getattr(block, "_gradient_checkpointing_func", None)) is None:
+            yield
+            return
+
+        def checkpointed(forward: Callable[..., Any], *given: Any, **options: Any) -> Any:
+            return checkpoint(partial(self._while_on, forward), *given, **options)
+
+        block._gradient_checkpointing_func = checkpointed
+        try:
+            yield
+        finally:
+            block._gradient_checkpointing_func = checkpoint
+
+    def _while_on(self, forward: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        if self.is_on:
+            return forward(*given, **options)
+        self.on()
+        try:
+            return forward(*given, **options)
+        finally:
+            self.off()
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, given: Sequence[Any] = (), options: Any = None
+    ) -> Any:
+        widths = set() if self.attends else {_tokens_of(one) for one in given}
+        if self.tokens in widths:
+            wide = self.layout.tokens
+            if wide in widths:
+                given = [
+                    one.index_select(1, self.chosen) if _tokens_of(one) == wide else one for one in given
+                ]
+            elif function in (Tensor.view, Tensor.reshape, torch.reshape):
+                first, *sizes = given
+                sizes = list(sizes[0]) if isinstance(sizes[0], (tuple, list)) else sizes
+                if len(sizes) > 2 and tuple(sizes[:2]) == (1, wide):
+                    # The shape that the block's input had.
+                    sizes[1] = self.tokens
+                given = (first, sizes)
+        return function(*given, **(options or {}))
+
+    def attend(
+        self,
+        attend: Callable[..., Any],
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *given: Any,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        """Attention of the chosen tokens to all of their rows; arguments as for a layout."""
+        self.attends = True
+        try:
+            return self._attend(attend, module, query, key, value, attention_mask, *given, **options), None
+        finally:
+            self.attends = False
+
+    def _attend(
+        self,
+        attend: Callable[..., Any],
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *given: Any,
+        **options: Any,
+    ) -> Tensor:
+        if attention_mask is None and getattr(module, "is_causal", True):
+            # Who stands before whom would be counted from the chosen ones.
+            found, _ = self.layout.attend(attend, module, query, key, value, None, *given, **options)
+            return found.index_select(1, self.chosen)
+        groups = self.layout.groups
+        rows = _in_rows([self.groups, groups, groups], query.index_select(2, self.chosen), key, value)
+        masks = zip(self.layout.masks(attention_mask), self.columns, strict=True)
+        outputs = [
+            attend(module, *its, self._of_columns(mask, columns), *given, **options)[0]
+            for its, (mask, columns) in zip(rows, masks, strict=True)
+        ]
+        return cast("Tensor", _Join.apply(self.groups, self.tokens, *outputs)[None])
+
+    def _of_columns(self, mask: Tensor | None, columns: Tensor) -> Tensor | None:
+        """The part of a group's mask for queries in these columns, shape (rows, queries)."""
+        if mask is None or mask.shape[2] == 1:
+            return mask
+        mask = mask.expand(len(columns), -1, -1, -1)
+        return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+
+    def after_last(self, block: nn.Module, given: Any, output: Any, *, fill: float) -> Any:
+        """Rows again; the empty token for what was not chosen, and for padding."""
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        if hidden.shape[1] == self.layout.tokens:
+            return self.layout.after_last(block, given, output)
+        if fill:
+            hidden = hidden.clone()
+            hidden[:, self.count :] = fill
+        (padded,) = _Pad.apply([self.whole], hidden.flatten(0, 1))
+        return (padded, *rest) if isinstance(output, tuple) else padded
+
+
+def _tokens_of(value: Any) -> int | None:
+    """How many tokens a block's states are of, shape (1, tokens, ...)."""
+    states = isinstance(value, Tensor) and value.dim() > 2 and value.shape[0] == 1
+    return value.shape[1] if states else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import ftkit
 from ftkit.run import Run
@@ -123,6 +124,7 @@ def test_a_disk_that_takes_nothing(output: str, run: Path, tmp_path: Path, refus
             ("--resume", "--set", "seed=1"),
             "not the one this run was started with:\n  seed: 42 -> 1\n  restore",
         ),
+        (("--resume", "--limit", "9"), "the data is not what this run was started with\n  restore the data"),
     ],
 )
 def test_a_run_is_not_replaced(options: tuple[str, ...], says: str, run: Path, refused: Refused) -> None:
@@ -200,6 +202,10 @@ def test_a_run_that_is_not_finished(run: Path, tmp_path: Path, refused: Refused)
     refused(
         2, "eval", "run", says="run: this run is not finished\n  go on with ftkit finetune RECIPE --resume"
     )
+    recipe = yaml.safe_load((broken / "recipe.yaml").read_text())
+    recipe |= {"method": {"type": "prompt", "answer": "cloze", "template": "{{ text }}"}, "training": {}}
+    (broken / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    refused(2, "predict", "run", "--text", "red", says="not finished\n  go on with ftkit eval RECIPE")
     (broken / "manifest.json").write_text("{")
     refused(2, "eval", "run", says="run: this is not a run folder (no readable manifest.json)")
 

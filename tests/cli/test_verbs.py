@@ -275,6 +275,37 @@ def test_a_mapping_extends_as_a_file_does(recipe_file: Path, tmp_path: Path) -> 
         load_recipe(child | {"extends": "nowhere.yaml"})
 
 
+def test_another_hub_set_has_no_configuration_of_its_parents(recipe_file: Path, tmp_path: Path) -> None:
+    parent = json.loads(recipe_file.read_text())
+    parent["data"] = {
+        "dataset_name": "nyu-mll/glue", "dataset_config_name": "sst2", "revision": "v1",
+        "test_split": "validation", "columns": {"text": "sentence"},
+    }  # fmt: skip
+    (tmp_path / "parent.yaml").write_text(json.dumps(parent))
+    child: dict[str, Any] = {"extends": str(tmp_path / "parent.yaml")}
+    other = load_recipe(child | {"data": {"dataset_name": "a/b"}}).data
+    assert (other.dataset_config_name, other.revision) == (None, None)
+    assert (other.test_split, other.columns) == ("validation", {"text": "sentence"})
+    same = load_recipe(child | {"data": {"dataset_name": "nyu-mll/glue", "streaming": True}}).data
+    assert (same.dataset_config_name, same.revision) == ("sst2", "v1")
+
+
+def test_a_configuration_is_not_mixed_with_one_of_another_architecture(tmp_path: Path) -> None:
+    parent = tmp_path / "parent.yaml"
+    parent.write_text(json.dumps({
+        "task": {"type": "language_modeling"}, "data": {"train_file": "a.txt"}, "method": "full",
+        "model": {"from_config": {"model_type": "gpt2", "n_layer": 3}, "tokenizer": {"type": "character"}},
+        "output_dir": "run",
+    }))  # fmt: skip
+    child: dict[str, Any] = {"extends": str(parent)}
+    llama = {"model_type": "llama", "num_hidden_layers": 2}
+    found = load_recipe(child | {"model": {"from_config": llama}}).model
+    assert found.from_config == llama
+    assert found.tokenizer.type == "character"
+    wider = load_recipe(child | {"model": {"from_config": {"n_embd": 64}}}).model
+    assert wider.from_config == {"model_type": "gpt2", "n_layer": 3, "n_embd": 64}
+
+
 @pytest.mark.parametrize("verb", ["check", "finetune"])
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -316,6 +347,15 @@ def test_predict_in_all_its_forms(ftkit: Any, finished: Path, colours: Path, tmp
     assert [p.value for p in library.predict(finished, texts)] == [row["prediction"] for row in rows]
 
 
+def test_predict_reads_a_column_of_another_name(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("message\nthe red one\na green one\n")
+    refused = ftkit("predict", finished, "new.csv")
+    assert refused.returncode == 3
+    assert "or with --set data.columns.text=COLUMN" in refused.stderr
+    done = ftkit("predict", finished, "new.csv", "--set", "data.columns.text=message")
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the red one", "a green one"]
+
+
 def test_what_is_cut_is_said_once(ftkit: Any, finished: Path) -> None:
     many = "\n".join(["red " * 2000] * 100)  # more than one part of a stream
     done = ftkit("predict", finished, "-", input=many)
@@ -341,6 +381,7 @@ def test_python_predicts_with_a_model_that_is_loaded_once(
         assert one.value == together.value
         assert one.scores == pytest.approx(together.scores, abs=1e-6)
     assert loads == [finished / "model"]
+    assert library.evaluate(run).metrics == run.metrics
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from ftkit.metrics import bootstrap
 from ftkit.metrics.bootstrap import interval
 from ftkit.metrics.likelihood import AnswerLoss
 from ftkit.metrics.numbers import Pearson, Rmse, Spearman
+from ftkit.records import Record
+from ftkit.tasks.regression import Regression
 
 numbers = st.integers(-50, 50).map(lambda number: number / 4)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=40).filter(
@@ -83,12 +85,21 @@ def test_a_run(architecture: str, lengths: dict[str, Any], tiny: Callable[[str],
     assert [one["score"] for one in plain(texts)] == pytest.approx(values, abs=1e-4)
 
 
-@pytest.mark.parametrize("label", ["warm", "nan", "inf", "1;2"])
+@pytest.mark.parametrize("label", ["warm", "nan", "inf", "1;2", "2_5"])
 def test_what_is_no_number(label: str, lengths: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(path.read_text() + f"the end,{label}\n")
     with pytest.raises(FtkitError, match=r"rows.csv:62: the label is .*, not a number"):
         ftkit.finetune(lengths)
+
+
+def test_numbers_far_from_0_are_told() -> None:
+    def told(*numbers: float) -> list[str]:
+        return list(Regression().notes([Record("a", target=number) for number in numbers], ("score",)))
+
+    assert not told(0.0, 2.5, 5.0)
+    assert told(900.0, 1100.0)[0].startswith("the numbers (mean 1,000, deviation 100) are far from 0")
+    assert told(-40.0, 40.0)
 
 
 def test_resamples_without_a_score_are_left_out_of_an_interval() -> None:

@@ -8,8 +8,8 @@ import pytest
 from transformers import ByT5Tokenizer, Qwen2Config
 
 from ftkit.models.fresh import train_tokenizer
-from ftkit.models.loading import load_saved_tokenizer
-from ftkit.models.source import FreshTokenizer
+from ftkit.models.loading import load_saved_tokenizer, load_tokenizer
+from ftkit.models.source import FreshTokenizer, ModelSource
 from ftkit.records import Record
 from ftkit.training.heads import tokenize
 
@@ -73,8 +73,11 @@ def test_a_saved_tokenizer_cuts_as_before(tmp_path: Path) -> None:
     )
     tokenizer.save_pretrained(tmp_path)
     Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    source = ModelSource(name_or_path=str(tmp_path))
+    base = load_tokenizer(source.locate_tokenizer(), source)
     for text in TEXTS:
         assert load_saved_tokenizer(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert base(text)["input_ids"] == tokenizer(text)["input_ids"], "as the base of another run"
 
 
 def test_what_a_tokenizer_in_python_cuts_is_counted() -> None:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import ftkit
+from ftkit.cli import console
 from ftkit.errors import FtkitError
 from ftkit.prompts.answering import Generating
 from ftkit.prompts.ranking import Joint
@@ -281,6 +282,7 @@ def test_seeds_give_a_mean_and_a_deviation(asking: Callable[..., dict[str, Any]]
     assert found["deviation"] == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 2))
     ways = evaluation.metrics["details"]["variants"]
     assert [ways[f"seed {seed}"]["accuracy"] for seed in (1, 2, 3)] == values
+    assert "gates on tables are those of seed 1 alone" in console.scores(evaluation.metrics)
 
 
 def test_all_prompts_of_the_library(

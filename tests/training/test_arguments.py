@@ -41,6 +41,9 @@ def test_checkpointing_of_a_model_that_has_none(
         ({"lr_scheduler_kwargs": {"foo": 1}}, UsageError, "foo"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, UsageError, "min_lr"),
         ({"report_to": "wandb"}, InputError, "wandb"),
+        ({"optim_args": "betas"}, UsageError, "optim_args: 'betas' is not name=value"),
+        ({"optim_args": "betas=1"}, UsageError, "betas=1 changes nothing: adamw_torch"),
+        ({"optim": "sgd", "optim_args": "momentum=0.9, alpha=2"}, UsageError, "alpha=2 changes nothing"),
     ],
 )
 def test_what_training_would_miss_is_missed_before_a_run_is_replaced(
@@ -52,6 +55,37 @@ def test_what_training_would_miss_is_missed_before_a_run_is_replaced(
     with pytest.raises(kind, match=says):
         ftkit.finetune(recipe, overwrite=True)
     assert {path: path.stat().st_mtime_ns for path in before.folder.rglob("*")} == files
+
+
+def test_an_optimizer_gets_its_arguments(recipe: dict[str, Any]) -> None:
+    recipe["training"] |= {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"}
+    assert ftkit.finetune(recipe).finished
+
+
+@pytest.mark.parametrize(
+    ("said", "saved", "validated"),
+    [
+        ({}, ("epoch", 500), ("epoch", None)),
+        ({"save_steps": 5}, ("steps", 5), ("steps", 5)),
+        ({"save_strategy": "steps", "save_steps": 5}, ("steps", 5), ("steps", 5)),
+        ({"eval_steps": 4}, ("steps", 4), ("steps", 4)),
+        ({"eval_strategy": "steps", "eval_steps": 4, "save_steps": 8}, ("steps", 8), ("steps", 4)),
+        ({"eval_steps": 0.25, "save_strategy": "best"}, ("best", 500), ("steps", 0.25)),
+        ({"save_strategy": "no"}, ("no", 500), ("epoch", None)),
+    ],
+)
+def test_the_model_is_validated_as_often_as_it_is_saved(
+    said: dict[str, Any],
+    saved: tuple[str, int],
+    validated: tuple[str, int | None],
+    recipe: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe["training"] |= said
+    found = arguments(recipe, monkeypatch)
+    assert (found.save_strategy, found.save_steps) == saved
+    assert (found.eval_strategy, found.eval_steps) == validated
+    assert found.load_best_model_at_end == (found.save_strategy != "no")
 
 
 @pytest.mark.parametrize(("asked", "computed"), [("fp32", "no"), ("bf16", "bf16")])

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 from ranks import meeting
+from safetensors.torch import load_file
 
 import ftkit
 from ftkit.errors import InputError
+from ftkit.estimator import finished_estimator
+from ftkit.exporting import export
 from ftkit.training import estimator, memory
 from ftkit.training.engine import Engine
 from ftkit.training.estimator import TrainedEstimator
-from ftkit.training.precision import lower_frozen, lowered
+from ftkit.training.precision import lower_frozen, lowered, lowered_copy
 
 
 def losses(run: Any) -> list[float]:
@@ -243,6 +246,35 @@ def test_frozen_matrices_are_held_in_bf16_with_the_same_numbers(
     assert losses(low) == losses(high)
     adapters = [run.folder / "model" / "adapter_model.safetensors" for run in (low, high)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_a_loaded_run_holds_its_base_as_it_was_trained(still_recipe: Any, tmp_path: Path) -> None:
+    """On a device it would not fit in fp32; only what is merged needs all digits of the base."""
+    run = ftkit.finetune(still_recipe("run", method="lora", engine={"precision": "bf16"}))
+    estimator = finished_estimator(run)
+    types = {name: parameter.dtype for name, parameter in estimator.model.named_parameters()}
+    assert {kind for name, kind in types.items() if name.endswith("base_layer.weight")} == {torch.bfloat16}
+    trained = [name for name in types if "lora_" in name or "modules_to_save" in name]
+    assert {types[name] for name in trained} == {torch.float32}
+    assert ftkit.evaluate(run).metrics == run.metrics
+    merged = load_file(export(str(run.folder), tmp_path / "merged", merge=True) / "model.safetensors")
+    whole = finished_estimator(run, precision="fp32").model.merge_and_unload().state_dict()
+    assert merged.keys() <= whole.keys()
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, whole[name], rtol=0, atol=0)
+        assert weight.dtype == torch.float32
+    assert any((weight.bfloat16() != weight).any() for weight in merged.values())
+
+
+def test_a_copy_in_bf16_shares_what_is_frozen() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4).requires_grad_(False), torch.nn.Linear(4, 4))
+    model.register_buffer("frequencies", torch.ones(2))
+    lower_frozen(model, "bf16")
+    low = lowered_copy(model, "bf16")
+    assert {parameter.dtype for parameter in low.parameters()} == {torch.bfloat16}
+    assert low[0].weight is model[0].weight
+    assert model[1].weight.dtype == low.frequencies.dtype == torch.float32
+    torch.testing.assert_close(low[1].weight.float(), model[1].weight.bfloat16().float())
 
 
 def test_weights_of_a_quantized_checkpoint_stay_as_they_are() -> None:

@@ -294,6 +294,34 @@ def test_the_best_weights_are_taken_whole(
     assert files(run.folder)[0] == files(short.folder)[0]
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_where_scores_tie_the_least_loss_is_best(
+    resumed: bool,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The loss falls and then rises; the first checkpoint has the same score."""
+    monkeypatch.setattr(ftkit.finetuning, "headline_scores", lambda *_: {"accuracy": 0.25})
+    recipe |= {"training": {**TRAINING, "learning_rate": 3e-2, "lr_scheduler_type": "constant"}}
+    if resumed:
+        with monkeypatch.context() as patch:
+            stop_after(30, patch)
+            with pytest.raises(KeyboardInterrupt):
+                ftkit.finetune(recipe)
+    with caplog.at_level("INFO", "ftkit"):
+        run = ftkit.finetune(recipe, resume=resumed)
+    log = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
+    losses = {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+    best = min(losses, key=losses.__getitem__)
+    assert list(losses).index(best) not in (0, len(losses) - 1)
+    assert run.manifest["training"]["best_step"] == best
+    assert f"  the weights of step {best} of 24 are kept: validation accuracy 0.2500" in caplog.text
+    short = ftkit.finetune(recipe, [f"output_dir={tmp_path / 'short'}", f"training.max_steps={best}"])
+    assert files(run.folder)[0] == files(short.folder)[0]
+
+
 def test_another_number_of_processes_is_refused(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from ftkit.prompts.chat import PLAIN
+from ftkit.prompts.chat import PLAIN, conversation
 from ftkit.records import Record, Turn, Writing
 from ftkit.tasks.instruction import Instruction
 
@@ -59,3 +59,12 @@ def test_one_end_is_learned(template: str, tiny: Callable[[str], Path]) -> None:
     """Also where the token for what is unknown is the end token."""
     said, _ = learned(template, tiny("gpt2"))
     assert said.replace(" ", "") == "first<|endoftext|>second<|endoftext|>"
+
+
+def test_a_prompt_is_the_same_tomorrow(tiny: Callable[[str], Path]) -> None:
+    """LLaMA 3.2's template, among others, writes the day where the clock is at hand."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    day = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}"
+    tokenizer.chat_template = day + SHORT
+    assert conversation([Turn("user", " one")], None, tokenizer, "").text == "26 Jul 2024 one"
+    assert tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False) != "26 Jul 2024"

@@ -10,12 +10,26 @@ import pytest
 import torch
 from tiny import write_colours
 from training.test_gradients import engine_gradients
-from transformers import AutoModelForSequenceClassification, FalconH1Config, FalconH1ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
 
 import ftkit
 from ftkit.training import estimator
-from ftkit.training.unpadded import Unpadded, unpadded_as_padded
+from ftkit.training.unpadded import (
+    Unpadded,
+    _before_labelled,
+    _first,
+    _labelled,
+    _last,
+    unpadded_as_padded,
+)
 
 Folder = Callable[[str], Path]
 LENGTHS = [3, 40, 17, 16, 9, 33, 20, 5]
@@ -78,6 +92,118 @@ def test_gradients_of_an_architecture(architecture: str, checkpointing: bool, st
     assert {shape[:2] for shape in seen} == {(1, -(-sum(LENGTHS) // 16) * 16)}, "real tokens, and a few"
     assert "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
     assert_same(gradients(model, inputs), plain)  # and nothing is left behind
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+def test_the_last_block_computes_what_a_classifier_reads(
+    architecture: str, side: str, checkpointing: bool, still: Folder
+) -> None:
+    """One token a row after attention, with the same gradients."""
+    if (architecture, side) in {(name, "left") for name in [*ENCODERS, "gpt2", "opt"]}:
+        pytest.skip("tokens that are not counted from the first column have other positions")
+    model, inputs = load(still(architecture)), batch(side)
+    found = unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-5)
+    assert found is not None
+    assert found.read is (_first if architecture in ENCODERS else _last)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.train()
+    plain = gradients(model, inputs)
+    widths: list[int] = []
+    for module in found.blocks[-1].modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            module.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[-2]))
+    with found.rows(inputs["attention_mask"]):
+        ours = gradients(model, inputs)
+    assert_same(ours, plain)
+    if architecture == "gpt_neox":
+        # Attention and what elsewhere comes after it stand side by side.
+        assert 16 in widths
+    else:
+        assert {*widths[-3:]} == {16}
+    assert_same(gradients(model, inputs), plain)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "gpt_neox", "opt"])
+def test_the_last_block_computes_what_an_answer_is_learned_from(
+    architecture: str, masked: bool, still: Folder
+) -> None:
+    """Labels of the last tokens of each row; in a batch without padding, too."""
+    torch.manual_seed(1)
+    kind = AutoModelForMaskedLM if architecture == "bert" else AutoModelForCausalLM
+    model, inputs = kind.from_pretrained(still(architecture), pad_token_id=0).eval(), batch()
+    ends = inputs["attention_mask"].cumsum(1) > torch.tensor([[n - n // 3] for n in LENGTHS])
+    inputs["labels"] = torch.where(ends & (inputs["attention_mask"] == 1), inputs["input_ids"], -100)
+    if not masked:
+        inputs = {name: values[1:2].repeat(3, 1) for name, values in inputs.items()}
+
+    def rows(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        labels = given["labels"] if architecture == "bert" else given["labels"][:, 1:]
+        plain = {name: values for name, values in given.items() if name != "labels"}
+        logits = model(**plain).logits[:, : labels.shape[1]].transpose(1, 2)
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none").sum(1)
+
+    expected = _labelled if architecture == "bert" else _before_labelled
+    found = unpadded_as_padded(model, batch_of_answers(inputs) if not masked else inputs, rows, 1e-5)
+    assert found is not None
+    assert found.read is expected
+    model.zero_grad()
+    rows(inputs).sum().backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    norms = [m for m in found.blocks[-1].modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
+    seen: list[int] = []
+    norms[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2]))
+    with found.rows(inputs["attention_mask"], inputs["labels"]):
+        rows(inputs).sum().backward()
+    assert_same({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, plain)
+    count = int((inputs["labels"] != -100).sum())
+    assert architecture == "gpt_neox" or seen[-1] in {(count // 16 + 1) * 16, (count // 16 + 2) * 16}, seen
+
+
+def batch_of_answers(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same rows, one of them shorter by its first half."""
+    found = {name: values.clone() for name, values in inputs.items()}
+    half = inputs["input_ids"].shape[1] // 2
+    for name, padding in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
+        found[name][0] = torch.cat([inputs[name][0, half:], torch.full((half,), padding)])
+    return found
+
+
+def test_a_model_that_reads_all_tokens_computes_all(still: Folder) -> None:
+    model, inputs = load(still("bert")), batch()
+    mean = model.bert(**inputs).last_hidden_state
+
+    def pooled(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        states, mask = model.bert(**given).last_hidden_state, given["attention_mask"]
+        return (states * mask[..., None]).sum((1, 2)) / mask.sum(1)
+
+    found = unpadded_as_padded(model, inputs, pooled, 0.5)
+    assert found is not None
+    assert found.read is None
+    with found.rows(inputs["attention_mask"]):
+        states = model.bert(**inputs).last_hidden_state
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(states[real], mean[real])
+
+
+def test_a_stopped_step_leaves_nothing_behind(still: Folder) -> None:
+    model, inputs = load(still("bert")), batch()
+    found = unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-5)
+    assert found is not None
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = found.blocks[-1].output.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt), found.rows(inputs["attention_mask"]):
+        model(**inputs)
+    hook.remove()
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert not found.blocks[-1]._forward_hooks
 
 
 def test_padding_on_the_left(still: Folder) -> None:
@@ -176,7 +302,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Unpadded | None]:
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("task", ["classification", "language_modeling"])
+@pytest.mark.parametrize("task", ["classification", "language_modeling", "text2text"])
 def test_a_run(
     task: str,
     method: str,
@@ -187,6 +313,8 @@ def test_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same gradients and losses as whole batches with padding, in every step."""
+    if (architecture, task) == ("bert", "text2text"):
+        pytest.skip("it cannot write")
     (tmp_path / "data").mkdir()
     write_colours(tmp_path / "data/train.csv", rows=21, seed=3)
     still_standing = {"max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 1e-30, "logging_steps": 1}
@@ -194,7 +322,10 @@ def test_a_run(
         "training": recipe["training"] | {"num_train_epochs": 1} | still_standing,
         "task": {"type": task} | ({"documents": "separate"} if task == "language_modeling" else {}),
         "model": {"name_or_path": str(still(architecture))},
-        "data": {"data_dir": str(tmp_path / "data")},
+        "data": {
+            "data_dir": str(tmp_path / "data"),
+            **({"columns": {"target": "label"}} if task == "text2text" else {}),
+        },
         "method": method,
     }
     found = []
@@ -204,6 +335,10 @@ def test_a_run(
         with monkeypatch.context() as patch:
             found.append(engine_gradients(recipe | {"engine": engine}, patch))
     assert [type(one) for one in made] == [Unpadded], "once, for the second run"
+    read = {"classification": _last if architecture == "llama" else _first, "text2text": _before_labelled}
+    # All tokens of a row of its own are learned; masked ones are drawn anew.
+    assert made[0] is not None
+    assert made[0].read is read.get(task) or task == "language_modeling"
     (whole, whole_losses), (ours, our_losses) = found
     assert our_losses == pytest.approx(whole_losses, rel=1e-5)
     for one, other in zip(ours, whole, strict=True):

@@ -36,7 +36,6 @@ from ftkit.training import generation
 from ftkit.training.batches import EpochBatches, micro_batches
 from ftkit.training.generation import Writer
 from ftkit.training.heads import IGNORED
-from ftkit.training.precision import lowered
 from ftkit.training.writing import WritingHead
 
 ARCHITECTURES = ["gpt2", "llama", "t5"]
@@ -782,7 +781,8 @@ def test_a_model_is_copied_once_however_many_parts_are_written(
     }
     run = ftkit.finetune(recipe)
     copies: list[Any] = []
-    monkeypatch.setattr(generation, "lowered", lambda *given: copies.append(given) or lowered(*given))
+    copy = generation.lowered_copy
+    monkeypatch.setattr(generation, "lowered_copy", lambda *given: copies.append(given) or copy(*given))
     monkeypatch.setattr(prediction, "_FIRST_PART", 1)
     records = prediction.records_of_texts(run, ["a", "b", "c", "d"], None)
     assert len(list(prediction.predict_stream(run, records))) == 4
