@@ -85,6 +85,8 @@ def recipe_page() -> Iterator[str]:
             yield f"## {kind.removesuffix('s')}: {{type: {name}}}\n"
             yield component.summary() + "\n"
             yield from key_table(component)
+            if kind == "tasks":
+                yield from field_table(component)
     yield "## metrics\n"
     yield from (f"- `{name}`: {text}" for name, text in catalogue("metrics").items())
     yield "\n## training\n"
@@ -95,6 +97,17 @@ def recipe_page() -> Iterator[str]:
     yield "steps tie, by the validation loss), and reports to no tracker (`report_to`). What is said of"
     yield "evaluating alone (`eval_strategy`, `eval_steps`) holds for saving, and the other way round;"
     yield "`eval_steps` or `save_steps` alone mean the strategy `steps`.\n"
+
+
+def field_table(task: Any) -> Iterator[str]:
+    """A table row a field of a task."""
+    yield "Fields of a row; `data.columns` names other columns.\n"
+    yield "| field | columns that are found by their names | needed |"
+    yield "|---|---|---|"
+    for name, field in task.fields.items():
+        needed = "to train and to score" if name in task.answer_fields else "yes" if field.required else ""
+        yield f"| `{name}` | {', '.join(f'`{alias}`' for alias in field.aliases)} | {needed} |"
+    yield ""
 
 
 def key_table(block: Any) -> Iterator[str]:

@@ -55,6 +55,10 @@ def load_records(
     if labels is None and "train" not in names and trains:
         raise UsageError("data: there is nothing to train on", hint="give data.train_file or a Hub set")
     notes: list[str] = []
+    for split in ("validation", "test"):
+        if getattr(data, f"{split}_fraction") and split in names:
+            notes.append(f"the file of the {split} split is not read: data.{split}_fraction holds rows out")
+            names = tuple(name for name in names if name != split)
     keep: Keep = Stored if data.streaming else list
     # Shots come from all training rows, however few are scored; and a limit does not make a share that is
     # held out another one, in which the rows of a limited training would be.
@@ -73,7 +77,8 @@ def load_records(
         seen = splits["train"]
         if len(seen) == most["train"]:
             # The first rows need not show all labels that the others have.
-            seen = [*chain(*filter(labelled, splits.values()))]
+            given = [rows for rows in splits.values() if labelled(rows) and not task.withholds(rows)]
+            seen = [*chain(*given)]
         labels = task.find_labels(seen, _declared(data, task))
     elif labels is None:
         labels = _known_labels(data, task)

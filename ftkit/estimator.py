@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.component import discover
 from ftkit.errors import UsageError
 from ftkit.families.base import Family
+from ftkit.installed import auto_classes
 from ftkit.models.trust import read_config
 from ftkit.recipe import Recipe
 from ftkit.records import Record
@@ -41,6 +43,7 @@ def make_estimator(
         max_length: The longest input of a finished run; by default found when the model loads.
     """
     from ftkit.models import loading
+    from ftkit.training.generation import PLAIN
 
     objective = partial(_objective, recipe, labels, learned)
     model = _Model(recipe, recipe.method.head(recipe.task.head(labels, learned)), objective, train)
@@ -60,7 +63,7 @@ def make_estimator(
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
             max_length=max_length or recipe.model.max_length,
             task=recipe.task.model_dump_json(),
-            generation=recipe.generation.settings(),
+            generation=(PLAIN if recipe.task.answer != "text" else {}) | recipe.generation.settings(),
             write_in_validation=recipe.best_needs_text,
             task_type=recipe.task.type,
             asked_by=recipe.task.asked_by,
@@ -184,6 +187,9 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
                 )
         if reason := recipe.task.refusal(family.name(), [metric.name() for metric in recipe.metrics]):
             raise UsageError(reason, where=f"model.name_or_path: {recipe.model.name}")
+        name = recipe.task.auto_class if recipe.method.trains else None
+        if name and not recipe.model.trust_remote_code:
+            _refuse_no_head(name, str(config.get("model_type")), recipe)
         return family
     known = "; ".join(f"{name} ({family.examples})" for name, family in discover(Family).items())
     raise UsageError(
@@ -191,3 +197,20 @@ def family_of(recipe: Recipe, config: dict[str, Any]) -> type[Family]:
         where=f"model.name_or_path: {recipe.model.name}",
         hint=f"families: {known}",
     )
+
+
+def _refuse_no_head(auto_class: str, model_type: str, recipe: Recipe) -> None:
+    """Refuse an architecture for which transformers does not have the head that the task needs.
+
+    Raises:
+        UsageError: This is one.
+    """
+    # AutoModelForTokenClassification: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
+    words = re.findall("[A-Z][a-z]+", auto_class.removeprefix("Auto"))
+    if model_type not in auto_classes("_".join([*map(str.upper, words), "MAPPING_NAMES"])):
+        text = "formulation" in type(recipe.task).model_fields
+        raise UsageError(
+            f"transformers has no {auto_class} for models of type {model_type!r}",
+            where=f"model.name_or_path: {recipe.model.name}",
+            hint="take another architecture" + (", or task.formulation: text" if text else ""),
+        )

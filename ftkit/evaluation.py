@@ -75,6 +75,7 @@ def evaluate(
     dataset = _rows_to_score(run, split, limit)
     tell(dataset)
     chosen = choose_split(dataset, split)
+    _refuse_other_shares(run, chosen, dataset, limit)
     refuse_other_kind(run, dataset[chosen])
     log.info("Loading %s", run.folder / "model")
     estimator = finished_estimator(run)
@@ -98,6 +99,26 @@ def _rows_to_score(run: Run, split: str | None, limit: int | None) -> Dataset:
         if labelled(dataset[wanted]):
             return dataset
     return load_records(data, task, labels=run.labels, limit=limit)
+
+
+def _refuse_other_shares(run: Run, split: str, dataset: Dataset, limit: int | None) -> None:
+    """A share of other training rows, or another share of them, holds rows that the run has learned.
+
+    Raises:
+        UsageError: What was held out when the run was made is not what would be scored.
+    """
+    data, task = run.recipe.data, run.recipe.task
+    if not getattr(data, f"{split}_fraction", None):
+        return
+    if limit != (before := run.manifest.get("limit")):
+        dataset = load_records(data, task, labels=run.labels, limit=before, wanted=[split])
+    if dataset.fingerprints()[split] != run.manifest["data"].get(split):
+        raise UsageError(
+            f"the {split} split is a share of the training rows, and not the one that was held out when the "
+            "run was made: rows that it has learned would be scored",
+            where=str(run.folder),
+            hint=f"restore the data block and its files, or name rows with --set data.{split}_file=FILE",
+        )
 
 
 def _with_all_prompts(

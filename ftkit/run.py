@@ -52,6 +52,7 @@ class Run:
         self.recipe = recipe
         self.manifest = manifest
         self._commit: str | None = None
+        self._replaces = False
         self.estimator: Estimator | None = None
 
     # Opening ----------------------------------------------------------------------------
@@ -67,22 +68,14 @@ class Run:
         folder = Path(recipe.output_dir).absolute()
         _refuse_unwritable(folder)
         run = cls(folder, recipe, {})
+        run._replaces = overwrite
         if not folder.exists() or not any(folder.iterdir()):
             return run
         if resume:
             return run._resumed()
         is_run = _is_run(folder)
         if not overwrite:
-            raise UsageError(
-                "the run folder is not empty",
-                where=str(folder),
-                hint=(
-                    "go on with --resume, replace it with --overwrite, or choose another with "
-                    "--set output_dir=DIR"
-                    if is_run
-                    else "choose another with --set output_dir=DIR"
-                ),
-            )
+            raise _in_use(folder, is_run=is_run)
         if not is_run:
             raise UsageError(
                 "--overwrite replaces a run folder, and this folder holds something else",
@@ -294,6 +287,9 @@ class Run:
             },
         }
         if _is_run(self.folder):
+            if not self._replaces:
+                # Another process has begun one there since this one looked.
+                raise _in_use(self.folder, is_run=True)
             log.info("Replacing the run in %s", self.folder)
             _remove_run(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -397,6 +393,15 @@ def _is_run(folder: Path) -> bool:
     return isinstance(versions, dict) and "ftkit" in versions and (folder / RECIPE).is_file()
 
 
+def _in_use(folder: Path, *, is_run: bool) -> UsageError:
+    other = "choose another with --set output_dir=DIR"
+    return UsageError(
+        "the run folder is not empty",
+        where=str(folder),
+        hint=f"go on with --resume, replace it with --overwrite, or {other}" if is_run else other,
+    )
+
+
 def _remove_run(folder: Path) -> None:
     """Remove what an earlier run wrote, what tells it last; the folder may hold more, which stays."""
     for path in (folder / name for name in _WRITTEN):
@@ -412,13 +417,14 @@ def _refuse_to_remove_sources(recipe: Recipe, folder: Path) -> None:
     Raises:
         UsageError: It is.
     """
-    gone = [folder / name for name in _WRITTEN]
+    folder = folder.resolve()
+    gone = [(folder / name).resolve() for name in _WRITTEN]
     blocks = (recipe.model, recipe.data, recipe.method)
     used = [getattr(block, key) for block in blocks for key in block.path_keys]
     used += [gate.baseline for gate in recipe.gates.values()]
     for value in used:
         for one in value if isinstance(value, list) else [value]:
-            path = Path(one).absolute() if isinstance(one, str) and one else None
+            path = Path(one).resolve() if isinstance(one, str) and one else None
             if path and (path == folder or any(path.is_relative_to(part) for part in gone)):
                 raise UsageError(
                     f"--overwrite would remove what the recipe starts from: {path}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,31 @@ def test_classification_as_text(tiny: Callable, colours: Path, tmp_path: Path, a
     assert all(line["prediction"] == "" for line in unreadable)
 
 
+def test_entities_are_written_whatever_a_checkpoint_says_of_repetition(
+    tiny: Callable, things: Path, tmp_path: Path
+) -> None:
+    """Two entities of a type repeat its brackets, which BART's own rule for summaries forbids."""
+    shutil.copytree(tiny("bart"), tmp_path / "model")
+    rules = {"no_repeat_ngram_size": 3, "min_length": 20, "repetition_penalty": 1.3, "num_beams": 1}
+    path = tmp_path / "model/generation_config.json"
+    own = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(own | rules))
+    tree = tree_of(
+        {"type": "ner", "formulation": "text"}, tmp_path / "model", {"data_dir": str(things / "ner")},
+        output_dir=str(tmp_path / "run"), training={"max_steps": 1},
+    )  # fmt: skip
+    run = ftkit.finetune(tree)
+    for said in (
+        run.manifest["generation"],
+        json.loads((run.folder / "model/generation_config.json").read_text()),
+    ):
+        assert said.get("no_repeat_ngram_size", 0) == said.get("min_length", 0) == 0
+        assert said.get("repetition_penalty", 1.0) == 1.0
+    tree["generation"] |= {"no_repeat_ngram_size": 3}
+    tree["output_dir"] = str(tmp_path / "other")
+    assert ftkit.finetune(tree).manifest["generation"]["no_repeat_ngram_size"] == 3
+
+
 def test_ner_as_text(tiny: Callable, things: Path) -> None:
     task = {"type": "ner", "formulation": "text"}
     tree = tree_of(task, tiny("gpt2"), {"data_dir": str(things / "ner")}, output_dir=str(things / "run"))
@@ -287,6 +313,8 @@ def test_a_long_question_leaves_room_for_the_context(tiny: Callable, architectur
     [
         ("bert", {"type": "classification", "formulation": "text"}, "an encoder does not"),
         ("t5", {"type": "qa"}, "set task.formulation: text"),
+        ("bart", {"type": "ner"}, "no AutoModelForTokenClassification for models of type 'bart'"),
+        ("gemma", {"type": "qa"}, "no AutoModelForQuestionAnswering for models of type 'gemma'"),
         ("bert", {"type": "text2text"}, "does not work with models of the family encoder"),
         ("bert", {"type": "instruction"}, "does not work with models of the family encoder"),
         ("t5", {"type": "text2text", "packing": True}, "packing is for decoders: in an encoder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -27,6 +28,9 @@ def start(*, quiet: bool = False, verbose: bool = False) -> None:
         level = logging.WARNING
     else:
         level = logging.DEBUG if verbose else logging.INFO
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        # Whatever the locale says: a text that it cannot write would end the output halfway.
+        sys.stdout.reconfigure(encoding="utf-8")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     log = logging.getLogger("ftkit")

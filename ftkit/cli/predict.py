@@ -62,6 +62,8 @@ def predict(
 
     if bool(file) == bool(text):
         raise UsageError("give one of FILE, - or --text", hint='for example --text "Where is my parcel?"')
+    if json_ and format_ is Format.conll:
+        raise UsageError("--json and --format conll are two forms of output", hint="give one of them")
     found = find_run(run, set_ or ())
     task = found.recipe.task.apart()
     if format_ is Format.conll and not task.tags_words:

@@ -209,10 +209,12 @@ class DataSource(Block):
         """The recipe's format, unless the file's own suffix tells another than its files have."""
         known = [suffix for kind in discover(Format).values() for suffix in kind.suffixes]
         given = [getattr(self, key) or () for key in self.path_keys]
-        files = [file for files in given for file in ([files] if isinstance(files, str) else files)]
-        own = {Path(file).suffix.lower() for file in files}
+        named = [Path(file) for files in given for file in ([files] if isinstance(files, str) else files)]
+        files = [file for one in named for file in (one.iterdir() if one.is_dir() else [one])]
+        own = {file.suffix.lower() for file in files}
         suffix = path.suffix.lower()
-        return None if suffix in known and suffix not in own else self.format
+        by_lines = self.format == "lines" and suffix == ".txt"
+        return None if suffix in known and suffix not in own and not by_lines else self.format
 
     def _format_of(self, path: Path) -> Format:
         kinds: Mapping[str, type[Format]] = discover(Format)

@@ -41,7 +41,7 @@ MODEL_TYPES = {
 _ARCHITECTURE = "general.architecture"
 _ALIGNMENT = "general.alignment"
 _LONGEST_KEY = 65_535
-_INSTALL = "pip install 'ftkit[gguf]'"
+_INSTALL = "pip install gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,16 +194,25 @@ def unpacked(path: Path) -> Path:
 def _unpack_to(path: Path, folder: Path) -> None:
     import gguf  # noqa: F401 - transformers needs it; missing, it is said before anything is read
     from tqdm import tqdm
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        GenerationConfig,
+        GgufConfig,
+    )
     from transformers import modeling_gguf_pytorch_utils as reader
 
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     tokenizer.save_pretrained(folder)
+    config = AutoConfig.from_pretrained(**where)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Where there are kernels for it, some architectures would stay quantized.
     plain = GgufConfig(dequantize=True)
     reader.tqdm = partial(tqdm, disable=True)
-    read, info = AutoModelForCausalLM.from_pretrained(
+    read, info = kind.from_pretrained(
         **where, dtype="float32", quantization_config=plain, output_loading_info=True
     )
     if lacking := sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})):
@@ -212,8 +221,7 @@ def _unpack_to(path: Path, folder: Path) -> None:
             f"the GGUF file lacks {len(lacking)} of the model's tensors, such as {lacking[0]}",
             where=str(path), hint="a file that is one part of several is not enough",
         )  # fmt: skip
-    config = AutoConfig.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_config(config)
+    model = kind.from_config(config)
     model.load_state_dict(read.state_dict())
     model.generation_config = GenerationConfig.from_model_config(config)
     model.save_pretrained(folder)

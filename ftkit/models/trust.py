@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import InputError
+from ftkit.installed import auto_classes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -47,6 +48,9 @@ def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool
     Raises:
         InputError: The model would run code.
     """
+    if not trusted and _is_transformers_own(config):
+        # Its code came before transformers had the architecture, and transformers takes what it has.
+        config = {key: value for key, value in config.items() if key != "auto_map"}
     kernels = [value for key, value in config.items() if "attn_implementation" in key and "/" in str(value)]
     if (config.get("auto_map") or kernels) and not trusted:
         raise InputError(
@@ -63,6 +67,16 @@ def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool
             where=name,
             hint="copy that code and the model into a folder, and take the repository out of auto_map there",
         )
+
+
+def _is_transformers_own(config: Mapping[str, Any]) -> bool:
+    """Whether the classes that a configuration names are called as transformers' own for its architecture
+    (Phi-3's are; others build something else on an architecture's name).
+    """
+    found = auto_classes("MODEL_MAPPING_NAMES").get(str(config.get("model_type")), "")
+    own = found.removesuffix("Model") if isinstance(found, str) else ""
+    classes = [one.rpartition(".")[2] for one in _texts(config.get("auto_map"))]
+    return bool(own and classes) and all(name.startswith(own) for name in classes)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -232,8 +232,7 @@ class Generating(Answerer):
         return ids, max(len(ids), self.max_new_tokens) if apart else len(ids) + self.max_new_tokens
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        # A token of white space at the end would keep most tokenizers from writing a word with its space.
-        text = prompt.text.rstrip(" ") if prompt.special else prompt.text
+        text, _ = _read_and_written(prompt)
         ids = self.writer.tokenizer(text, add_special_tokens=prompt.special, truncation=False, verbose=False)
         return list(ids["input_ids"])
 
@@ -286,11 +285,12 @@ class Generating(Answerer):
     def _trie(self, asked: Asked, ends: list[int]) -> dict[tuple[int, ...], list[int]]:
         questions = self.prompting.questions
         assert questions.candidates is not None
-        texts = [asked.prompt.lead + candidate.text for candidate in questions.candidates(asked.record)]
+        before, space = _read_and_written(asked.prompt)
+        texts = [space + candidate.text for candidate in questions.candidates(asked.record)]
         if self.writer.model.config.is_encoder_decoder:
             answers = [self.writer.tokenizer(text_target=text.strip())["input_ids"] for text in texts]
         else:
-            start, whole = self._joint(asked.prompt.text, texts, special=asked.prompt.special)
+            start, whole = self._joint(before, texts, special=asked.prompt.special)
             # White space at the end of a prompt has been read, if it is a token of its own.
             read = asked.row
             answers = [ids[len(read) :] if ids[: len(read)] == read else ids[start:] for ids in whole]
@@ -305,6 +305,15 @@ class Generating(Answerer):
 
     def explained(self, asked: Asked, said: Any) -> dict[str, Any]:
         return {"written": said[0]}
+
+
+def _read_and_written(prompt: Prompt) -> tuple[str, str]:
+    """What a model reads, and the white space that it writes before its answer: as a token at the end of a
+    prompt it would keep most tokenizers from writing a word with its space.
+    """
+    text = prompt.text + prompt.lead
+    read = text.rstrip(" ") if prompt.special else text
+    return read, text[len(read) :]
 
 
 def longest_answer(prompting: Prompting, tokenizer: Any, asked: int) -> int:

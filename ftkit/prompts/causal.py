@@ -24,6 +24,7 @@ from ftkit.errors import InputError
 from ftkit.prompts.prompting import Prompt
 from ftkit.prompts.ranking import MOST_LOGITS, Joint, Ranked, Ranker, in_batches
 from ftkit.training.generation import common
+from ftkit.training.positions import WINDOWS
 from ftkit.training.vocabulary import logits_at
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ _FEWEST_SHARED = 8
 _BATCH_TOKENS = {"cpu": 1024}
 """Tokens of a batch: on a CPU, less padding and what fits the caches is worth more than a large one."""
 _MANY_TOKENS = 8192
-_WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
-"""Names under which configurations say how far back a token sees (Mistral, GPT-Neo, Llama 4)."""
 _LOOKED = 3
 """Tokens of the made-up answers by which the quick way is looked at: enough that branches have branches."""
 
@@ -261,7 +260,7 @@ def _window(config: Any) -> float:
     """How far back a token sees, as far as the configuration says."""
     if not getattr(config, "use_sliding_window", True):
         return float("inf")
-    return min(filter(None, (getattr(config, name, None) for name in _WINDOWS)), default=float("inf"))
+    return min(filter(None, (getattr(config, name, None) for name in WINDOWS)), default=float("inf"))
 
 
 def _parted(batch: list[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:

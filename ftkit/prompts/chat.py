@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from ftkit.errors import InputError
 from ftkit.records import Turn
-from ftkit.training.writing import Rendered
+from ftkit.training.writing import Rendered, closing_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,12 +30,13 @@ PLAIN = (
 _MARK = "\0"
 _TODAY = date(2024, 7, 26)
 """What LLaMA's templates say where no clock is at hand."""
-_SETTINGS: dict[str, Any] = {
-    # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
-    "enable_thinking": False,
-    # Some write the day into the system prompt, and a run would have other scores tomorrow.
-    "strftime_now": _TODAY.strftime,
-}
+_CLOCK = "strftime_now"
+_STOPPED_CLOCK = (
+    f"{{% macro {_CLOCK}(form) %}}{{{{ form"
+    + "".join(f" | replace('%{code}', '{_TODAY.strftime(f'%{code}')}')" for code in "aAbBdejmyYHIMSp")
+    + " }}{% endmacro %}{{ '' }}"
+)
+"""The same day in any form. transformers takes no function of ours, but a template can hold one."""
 
 
 def conversation(
@@ -83,6 +84,21 @@ def conversation(
     return Rendered(whole, tuple(answers), _spare(messages, tokenizer, where), special=False)
 
 
+def closing(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens after which an assistant has spoken, by the chat template.
+
+    Raises:
+        InputError: The template fails.
+    """
+    turns = [Turn("user", "?")]
+    try:
+        rendered = conversation(turns, "!", tokenizer, "")
+    except InputError:
+        # Some want a system prompt.
+        rendered = conversation([Turn("system", "?"), *turns], "!", tokenizer, "")
+    return closing_tokens(rendered, tokenizer)
+
+
 def _common(one: str, other: str) -> str:
     """What both begin with."""
     pairs = enumerate(zip(one, other, strict=False))
@@ -93,10 +109,19 @@ def _rendered(
     messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, where: str, *, prompt: bool
 ) -> str:
     conversation: Any = list(messages)
+    template = tokenizer.chat_template
+    if isinstance(template, str) and _CLOCK in template:
+        # Some write the day into the system prompt, and a run would have other scores tomorrow.
+        template = _STOPPED_CLOCK + template
     try:
+        # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
         return str(
             tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=prompt, **_SETTINGS
+                conversation,
+                chat_template=template if isinstance(template, str) else None,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                enable_thinking=False,
             )
         )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ftkit.errors import InputError, UsageError
 from ftkit.prompts.answering import Answerer, Generating, Ranking, longest_answer
 from ftkit.prompts.causal import CausalRanker
+from ftkit.prompts.chat import closing
 from ftkit.prompts.cloze import ClozeRanker
 from ftkit.prompts.prompting import Prompting
 from ftkit.prompts.ranking import Ranker
@@ -256,11 +257,14 @@ class PromptEstimator:
         tokenizer = self._loaded.tokenizer
         settings = dict(self.setup.generation)
         settings["max_new_tokens"] = longest_answer(plan.prompting, tokenizer, settings["max_new_tokens"])
+        ends = end_tokens(self._loaded.model, tokenizer)
+        if plan.prompting.chat:
+            ends |= closing(tokenizer)
         writer = Writer(
             self._ranker.model,
             tokenizer,
             settings=settings,
-            stop=sorted(end_tokens(self._loaded.model, tokenizer)) or None,
+            stop=sorted(ends) or None,
             precision=self.precision,
             until=plan.until,
             copied=False,

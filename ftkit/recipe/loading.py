@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ftkit.metrics.base import Headline, Metric
 from ftkit.models.source import PACKAGE_PREFIX, ModelSource
 from ftkit.recipe import shipped
 from ftkit.recipe.explaining import explain
-from ftkit.recipe.merging import Source, merge, read_chain, read_overrides
+from ftkit.recipe.merging import Source, merge, read_chain, read_mapping, read_overrides
 from ftkit.recipe.reading import KeyPath, dotted, write_yaml
 from ftkit.recipe.schema import BLOCK_ORDER, LOSS, Recipe, uncomputed
 
@@ -42,7 +41,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
         UsageError: It cannot be found or read.
     """
     if isinstance(recipe, Mapping):
-        source = Source(deepcopy(dict(recipe)), {}, {(): Path.cwd()})
+        source = read_mapping(recipe, Path.cwd())
         if isinstance(parent := source.tree.get("extends"), str):
             source = merge(read_chain(find_recipe(parent, Path.cwd()), find_recipe), source)
     else:

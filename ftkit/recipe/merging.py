@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,18 +95,31 @@ def read_overrides(overrides: Sequence[str], folder: Path) -> Source:
             tree = {name: tree}
         place = f"--set {override}"
         paths = list(_leaves(tree))
-        source = merge(source, Source(tree, dict.fromkeys(paths, place), dict.fromkeys(paths, folder)))
+        said = Source(tree, dict.fromkeys(paths, place), dict.fromkeys(paths, folder))
+        # None makes another void: they are of one level, in any order.
+        source = merge(source, said, voids=False)
     return source
 
 
-def merge(base: Source, top: Source) -> Source:
+def read_mapping(recipe: Mapping[str, Any], folder: Path) -> Source:
+    """A recipe that is a tree already; relative paths count from `folder`."""
+    tree = deepcopy(dict(recipe))
+    return Source(tree, {}, dict.fromkeys(_leaves(tree), folder))
+
+
+def merge(base: Source, top: Source, *, voids: bool = True) -> Source:
     """Lay one source over another: mappings key by key, everything else replaced.
 
     A component of another `type` replaces the whole block: the options of `lora` mean
     nothing to `prompt`.
+
+    Args:
+        base: The source below.
+        top: The one that wins.
+        voids: Whether another place of the data on top removes what is said of the place below.
     """
     replaced: set[KeyPath] = set()
-    tree = _merge(base.tree, top.tree, (), replaced)
+    tree = _merge(base.tree, top.tree, (), replaced, voids=voids)
 
     def kept(path: KeyPath) -> bool:
         return not any(path[: len(gone)] == gone for gone in replaced)
@@ -116,11 +130,11 @@ def merge(base: Source, top: Source) -> Source:
 
 
 def _merge(
-    base: dict[str, Any], top: dict[str, Any], path: KeyPath, replaced: set[KeyPath]
+    base: dict[str, Any], top: dict[str, Any], path: KeyPath, replaced: set[KeyPath], *, voids: bool
 ) -> dict[str, Any]:
     merged = dict(base)
-    if path == ("data",):
-        for key in _outdated(base, top) & merged.keys():
+    if voids and path == ("data",):
+        for key in _outdated(top) & merged.keys():
             del merged[key]
             replaced.add((*path, key))
     for key, value in top.items():
@@ -129,14 +143,14 @@ def _merge(
             # A component's bare name is its block without options.
             old, value = (({"type": v} if isinstance(v, str) else v) for v in (old, value))
         if isinstance(old, dict) and isinstance(value, dict) and _same_type(old, value):
-            merged[key] = _merge(old, value, here, replaced)
+            merged[key] = _merge(old, value, here, replaced, voids=voids)
         else:
             merged[key] = value
             replaced.add(here)
     return merged
 
 
-def _outdated(base: dict[str, Any], top: dict[str, Any]) -> set[str]:
+def _outdated(top: dict[str, Any]) -> set[str]:
     """The keys of a `data` block below that a block on top makes void: rows come from one source."""
     said = {key for key, value in top.items() if value is not None}
     files = {"train_file", "validation_file", "test_file"}
@@ -148,8 +162,6 @@ def _outdated(base: dict[str, Any], top: dict[str, Any]) -> set[str]:
         gone |= hub | files
     if "dataset_name" in said:
         gone |= files | {"data_dir"}
-        if top["dataset_name"] != base.get("dataset_name"):
-            gone |= {"dataset_config_name", "revision"}
     for split in ("validation", "test"):
         own = {f"{split}_file", f"{split}_split"}
         if said & own:

@@ -98,6 +98,15 @@ class Task(Component):
         """
         return ()
 
+    @property
+    def auto_class(self) -> str | None:
+        """The transformers auto class of its head; `None` for the language model head of a model's family."""
+        return None
+
+    def withholds(self, records: Sequence[Record]) -> bool:
+        """Whether what stands as the answers of a split says that they are not given."""
+        return False
+
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
         """The records of a split with their answers in label names, and what to know about them.
 

@@ -133,9 +133,12 @@ class Classification(Task):
         refuse_unreadable(self._unreadable(names))
         return names
 
+    def withholds(self, records: Sequence[Record]) -> bool:
+        # GLUE writes -1 for the answers of a test split.
+        return bool(records) and all(record.target == _WITHHELD for record in records)
+
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
-        # GLUE writes -1 where it withholds the answers of a test split.
-        if _WITHHELD not in labels and records and all(record.target == _WITHHELD for record in records):
+        if _WITHHELD not in labels and self.withholds(records):
             return (replace(record, target=None) for record in records), ["all labels are -1: withheld"]
         return (self._settled(record, labels) for record in records), []
 
@@ -163,14 +166,18 @@ class Classification(Task):
         if _WITHHELD in labels and not self.labels:
             yield "-1 is one of the labels; where it says that a row has none, remove the row"
 
+    @property
+    def auto_class(self) -> str | None:
+        return None if self.writes else "AutoModelForSequenceClassification"
+
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
-        if self.writes:
+        if self.auto_class is None:
             return Head(None, {})
         problem = "multi_label_classification" if self.multi_label else "single_label_classification"
         return Head(
-            auto_class="AutoModelForSequenceClassification",
+            auto_class=self.auto_class,
             config={
                 "num_labels": len(labels),
                 "id2label": dict(enumerate(labels)),
@@ -396,5 +403,5 @@ def _names(target: Target | None) -> tuple[str, ...]:
 
 
 def _natural(name: str) -> tuple[int, int, str]:
-    """Numbers in their order, then words in theirs."""
-    return (0, int(name), "") if name.removeprefix("-").isdecimal() else (1, 0, name)
+    """Numbers in their order (`7` before `007`), then words in theirs."""
+    return (0, int(name), name[::-1]) if name.removeprefix("-").isdecimal() else (1, 0, name)

@@ -70,7 +70,7 @@ class LanguageModeling(Task):
         if self.packing:
             return packing_refusal(family)
         if "bits_per_byte" in metrics:
-            return "bits_per_byte needs a decoder: others foretell only the tokens that are hidden from them"
+            return "bits_per_byte needs a decoder: others predict only the tokens that are hidden from them"
         return "task.stride is for decoders" if self.stride else ""
 
     def answered_by(self, columns: Mapping[str, Any]) -> bool:

@@ -279,14 +279,18 @@ class Ner(Task):
 
     # The model --------------------------------------------------------------------------
 
+    @property
+    def auto_class(self) -> str | None:
+        return None if self.writes else "AutoModelForTokenClassification"
+
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
-        if self.writes:
+        if self.auto_class is None:
             return Head(None, {})
         tags = self._tags(labels, learned)
         return Head(
-            auto_class="AutoModelForTokenClassification",
+            auto_class=self.auto_class,
             config={
                 "num_labels": len(tags),
                 "id2label": dict(enumerate(tags)),

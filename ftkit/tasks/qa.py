@@ -108,10 +108,14 @@ class QuestionAnswering(Task):
             notes.append(f"{lost} answers do not stand in their context, so a head cannot point at them")
         return records, notes
 
+    @property
+    def auto_class(self) -> str | None:
+        return None if self.writes else "AutoModelForQuestionAnswering"
+
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
-        return Head(None if self.writes else "AutoModelForQuestionAnswering", {})
+        return Head(self.auto_class, {})
 
     def learned(self, train: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
         """Whether every question has an answer."""

@@ -59,9 +59,12 @@ class Regression(Task):
             raise InputError("all training rows have the same number: there is nothing to learn")
         return (_NAME,)
 
+    def withholds(self, records: Sequence[Record]) -> bool:
+        # GLUE writes -1 for the answers of a test split.
+        return bool(records) and all(record.target == _WITHHELD for record in records)
+
     def settle(self, records: Sequence[Record], labels: Sequence[str]) -> tuple[Iterable[Record], list[str]]:
-        # GLUE writes -1 where it withholds the answers of a test split.
-        if records and all(record.target == _WITHHELD for record in records):
+        if self.withholds(records):
             return (replace(record, target=None) for record in records), ["all numbers are -1: withheld"]
         return records, []
 
@@ -76,11 +79,15 @@ class Regression(Task):
                 "head begins: scale the column to about 0 to 1, or raise training.learning_rate"
             )
 
+    @property
+    def auto_class(self) -> str | None:
+        return "AutoModelForSequenceClassification"
+
     def head(self, labels: Sequence[str], learned: Mapping[str, Any]) -> Head:
         from ftkit.training.setup import Head
 
         return Head(
-            auto_class="AutoModelForSequenceClassification",
+            auto_class=self.auto_class,
             config={
                 "num_labels": 1,
                 "id2label": {0: _NAME},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record
-from ftkit.training.generation import Writer, end_tokens, generation_config, said
+from ftkit.training.generation import PLAIN, Writer, end_tokens, generation_config, said
 from ftkit.training.positions import longest_prompt
 from ftkit.training.setup import Show
 from ftkit.training.writing import WritingHead
@@ -51,6 +52,8 @@ class Answers:
         ends = end_tokens(model, tokenizer) | head.closing(tokenizer)
         model.generation_config.eos_token_id = sorted(ends) or None
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+        for name in PLAIN.keys() & settings.keys():
+            setattr(model.generation_config, name, settings[name])
         _leave_out_unused(model.generation_config)
 
     @property
@@ -78,6 +81,12 @@ class Answers:
         does not fit.
         """
         return self.head.prompts(records, self.tokenizer, self.room())
+
+    def conversation(self, record: Record) -> list[int] | None:
+        """The same of a conversation that goes on, whose beginning is left out where it does not fit."""
+        head = replace(self.head, truncation="left")
+        (prompt,) = head.prompts([record], self.tokenizer, self.room())
+        return prompt
 
     def refuse_long(self, records: Sequence[Record]) -> None:
         """Refuse records that are too long where that is an error, before they are to be answered.
@@ -112,7 +121,7 @@ class Answers:
         writer = self.writer()
 
         def answer(record: Record, show: Show) -> str:
-            (prompt,) = self.prompts([record])
+            prompt = self.conversation(record)
             if prompt is None:
                 raise InputError(
                     f"this is more than the {self.room()} tokens there is room for", where=record.where

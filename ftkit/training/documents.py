@@ -154,9 +154,13 @@ class DocumentHead(LanguageHead):
         return {**row, "input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": labels}
 
     def _masked(self, body: Any, generator: numpy.random.Generator) -> tuple[list[int], list[int]]:
-        """Masked tokens and their labels; at least one token, whatever the share."""
-        count = max(round(self.noise * len(body)), 1)
-        chosen = generator.permutation(len(body))[:count]
+        """Masked tokens and their labels; at least one token, whatever the share. What stands between
+        documents is no word to guess.
+        """
+        words = numpy.flatnonzero(~numpy.isin(body, self.special.end))
+        count = max(round(self.noise * len(words)), 1)
+        chosen = generator.permutation(words if len(words) else len(body))[:count]
+        count = len(chosen)
         kinds = generator.random(count)
         read, labels = body.copy(), numpy.full(len(body), IGNORED)
         labels[chosen] = body[chosen]
@@ -290,10 +294,11 @@ def _joined(documents: Iterable[list[int]], size: int, step: int) -> Iterator[tu
 
 
 def _sentinels(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
-    """T5's sentinels: `<extra_id_0>`, `<extra_id_1>`, as many as there are."""
+    """T5's sentinels: `<extra_id_0>`, `<extra_id_1>`, as many as there are (mT5: `▁<extra_id_0>`)."""
     known = tokenizer.get_vocab()
     for number in count():
-        found = known.get(f"<extra_id_{number}>")
+        # mT5's vocabulary has them as words.
+        found = known.get(f"<extra_id_{number}>", known.get(f"▁<extra_id_{number}>"))
         if found is None:
             return
         yield found

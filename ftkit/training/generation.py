@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from ftkit.training.positions import WINDOWS
 from ftkit.training.precision import autocast, lowered, lowered_copy
 from ftkit.training.processes import processes, shared
 from ftkit.training.sharding import is_sharded
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 _FEWEST_SHARED = 16
 """The shortest common beginning of prompts that is worth computing apart."""
+PLAIN = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+}
+"""What a checkpoint says of lengths and repetitions is meant for free text: by it, a form of words that is to
+stand twice could not be written."""
 Allowed = Callable[[int, Sequence[int]], list[int]]
 """The tokens that may follow, by the number of the prompt and what has been written after it."""
 
@@ -190,8 +201,10 @@ class Writer:
 
         config = self.model.config.get_text_config()
         shared = min(common(prompts), min(map(len, prompts)) - 1)
-        window = getattr(config, "sliding_window", None)
-        if self.model.config.is_encoder_decoder or window or len(prompts) < 2 or shared < _FEWEST_SHARED:
+        # Padding stands between what is shared and the rest, so distances must come from positions alone.
+        by_place = any(getattr(config, name, None) for name in WINDOWS)
+        by_place = by_place or "position_ids" not in inspect.signature(self.model.forward).parameters
+        if self.model.config.is_encoder_decoder or by_place or len(prompts) < 2 or shared < _FEWEST_SHARED:
             return None
         casting = nullcontext() if self.low else autocast(self.device, self.precision)
         try:

@@ -8,6 +8,8 @@ from typing import Any
 from ftkit.errors import UsageError
 
 _SHORTEST_PROMPT = 8
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+"""Names under which configurations say how far back a token sees (Mistral, GPT-Neo, Llama 4)."""
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 # Their positions are numbered from after the padding index, so its rows of the table are none.
 _FROM_PADDING = {
@@ -29,6 +31,9 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     1024
     >>> positions_of({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
+    >>> deberta = {"model_type": "deberta-v2", "max_position_embeddings": 512}
+    >>> positions_of(deberta), positions_of({**deberta, "position_biased_input": False})
+    (512, None)
     >>> positions_of({"model_type": "gemma3", "text_config": {"max_position_embeddings": 131072}})
     131072
     """
@@ -39,7 +44,8 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     positions = next((number for number in found if isinstance(number, int)), 0)
     # T5's positions are relative; its `n_positions` was the length that it was trained with.
     is_relative = "relative_attention_num_buckets" in config and "max_position_embeddings" not in config
-    # DeBERTa says 0 or -1 where its positions are relative.
+    # DeBERTa says 0 or -1 where its positions are relative, or that nothing is added for them (version 3).
+    is_relative = is_relative or config.get("position_biased_input") is False
     if positions <= 0 or is_relative:
         return None
     if config.get("model_type") not in _FROM_PADDING:

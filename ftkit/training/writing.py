@@ -139,6 +139,10 @@ class WritingHead(LanguageHead):
             rendered = [self.render(record, tokenizer).prompt() for record in chunk]
             read = self._read(rendered, tokenizer)
             for record, prompt, (ids, offsets) in zip(chunk, rendered, read, strict=True):
+                if len(ids) > max_length and (left := self._without_oldest(record)):
+                    self._tell(record, max_length)
+                    found += self.prompts([left], tokenizer, max_length)
+                    continue
                 excess = len(ids) - max_length
                 kept = self._kept(offsets, prompt.cut, excess)
                 if excess > 0 and self.truncation == "error":
@@ -157,12 +161,7 @@ class WritingHead(LanguageHead):
 
     def closing(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Tokens after which nothing more is written: the tokenizer's end, and what closes an answer."""
-        ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-        rendered = self._probe(tokenizer)
-        ((ids, offsets),) = _tokens([rendered], tokenizer)
-        _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
-        last = [label for label in labels if label != IGNORED][-1:]
-        return ends | set(last) & _ends(tokenizer)
+        return closing_tokens(self._probe(tokenizer), tokenizer)
 
     def _probe(self, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         """The shortest conversation; some templates want a system prompt."""
@@ -192,7 +191,21 @@ class WritingHead(LanguageHead):
             read = self._read([one.prompt() for one in rendered] if separate else rendered, tokenizer)
             written = _written(rendered, tokenizer) if separate else [None] * len(chunk)
             for (number, record), one, tokens, answer in zip(chunk, rendered, read, written, strict=True):
+                if len(tokens[0]) > max_length and (left := self._without_oldest(record)):
+                    ((_, _, row),) = self._rows([left], tokenizer, max_length)
+                    yield number, record, row and {**row, "shortened": True}
+                    continue
                 yield number, record, self._row(one, tokens, answer, record, tokenizer, max_length)
+
+    def _without_oldest(self, record: Record) -> Record | None:
+        """A conversation without its oldest exchange, where what is too long loses its beginning: cut within
+        it, the one would say what the other has said.
+        """
+        opening = tuple(turn for turn in record.turns if turn.role == "system")
+        said = [turn for turn in record.turns if turn.role != "system"]
+        answered = next((n for n, turn in enumerate(said) if turn.role == "assistant"), len(said))
+        left = (*opening, *said[answered + 1 :])
+        return replace(record, turns=left) if self.truncation == "left" and len(left) > len(opening) else None
 
     def _row(
         self,
@@ -263,6 +276,15 @@ class WritingHead(LanguageHead):
         return [place for place in places if place not in gone]
 
 
+def closing_tokens(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end, and the token that closes the answer in a text."""
+    ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    ((ids, offsets),) = _tokens([rendered], tokenizer)
+    _, _, labels = _closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)
+    last = [label for label in labels if label != IGNORED][-1:]
+    return ends | set(last) & _ends(tokenizer)
+
+
 def _tokens(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
     """Tokens of each text; many in one call, which a fast tokenizer spreads over all cores."""
     found: list[Tokens] = []
@@ -275,7 +297,23 @@ def _tokens(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) ->
             return_offsets_mapping=True,
             verbose=False,
         )
-        found += zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        special_ids = set(tokenizer.all_special_ids)
+        found += [
+            (ids, _with_spaces(ids, offsets, special_ids))
+            for ids, offsets in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        ]
+    return found
+
+
+def _with_spaces(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]
+) -> list[tuple[int, int]]:
+    """The same offsets, those of white space alone included: some tokenizers trim them to nothing."""
+    found: list[tuple[int, int]] = []
+    before = 0
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        found.append((before, end) if start == end > before and token not in special else (start, end))
+        before = max(before, end)
     return found
 
 

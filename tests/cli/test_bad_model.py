@@ -54,6 +54,12 @@ FOLDERS = {
         "brings its own Python code, which is not run",
         "read that",
     ),
+    "remote code on an architecture's name": (
+        _write("config.json", CODE.replace(".Model", ".JinaBertModel")),
+        3,
+        "brings its own Python code, which is not run",
+        "read that",
+    ),
     "decoder": (
         _write("config.json", VISION),
         2,

@@ -96,6 +96,18 @@ def test_what_a_run_starts_from_is_not_removed(
     refused(2, "finetune", run.parent / "recipe.yaml", *options, says=says)
 
 
+@pytest.mark.parametrize("kind", ["up and down", "link"])
+def test_what_a_run_starts_from_is_known_by_any_path(
+    kind: str, run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    output = "link" if kind == "link" else "no/../run"
+    (tmp_path / "no").mkdir()
+    options = ("--set", f"output_dir={output}", "--set", "model.name_or_path=run", "--overwrite")
+    refused(2, "finetune", run.parent / "recipe.yaml", *options, says="would remove what the recipe starts")
+
+
 def test_a_run_that_is_killed_among_its_checkpoints_is_finished(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +220,11 @@ def test_a_run_that_is_not_finished(run: Path, tmp_path: Path, refused: Refused)
     refused(2, "predict", "run", "--text", "red", says="not finished\n  go on with ftkit eval RECIPE")
     (broken / "manifest.json").write_text("{")
     refused(2, "eval", "run", says="run: this is not a run folder (no readable manifest.json)")
+
+
+def test_two_forms_of_output(run: Path, refused: Refused) -> None:
+    options = ("--text", "red", "--json", "--format", "conll")
+    refused(2, "predict", run, *options, says="--json and --format conll are two forms", watch=(run,))
 
 
 def test_a_run_where_a_recipe_is_meant(run: Path, refused: Refused) -> None:

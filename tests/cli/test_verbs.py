@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import ftkit as library
-from ftkit import prediction
+from ftkit import finetuning, prediction
 from ftkit.data import source
 from ftkit.errors import GateError, UsageError
 from ftkit.gates import check_gates
@@ -128,14 +128,28 @@ def test_eval_reads_what_it_scores(
     assert "train.csv: no such file or folder" in needed.stderr
 
 
-def test_eval_of_few_rows_scores_held_out_ones(finished: Path, colours: Path, tmp_path: Path) -> None:
-    """A limit does not make a share that was held out another one."""
-    data = f"data={{train_file: {colours / 'train.csv'}, test_fraction: 0.2}}"
-    whole = library.evaluate(finished, [data])
-    few = library.evaluate(finished, [data], limit=4)
+def test_a_share_that_is_scored_is_what_was_held_out(
+    finished: Path, recipe: dict[str, Any], colours: Path, tmp_path: Path
+) -> None:
+    """A limit does not make it another one; a further row does: rows that were learned would be scored."""
+    train = tmp_path / "train.csv"
+    train.write_text((colours / "train.csv").read_text())
+    recipe["data"] = {"train_file": str(train), "test_fraction": 0.2}
+    run = library.finetune(recipe)
+    whole, few = library.evaluate(run), library.evaluate(run, limit=4)
     rows = [(one.folder / "predictions.jsonl").read_text().splitlines() for one in (whole, few)]
     assert (len(rows[0]), len(rows[1])) == (9, 4)
-    assert rows[1] == rows[0][:4]
+    said = [[(row["text"], row["prediction"]) for row in map(json.loads, one)] for one in rows]
+    assert said[1] == said[0][:4]
+    other = "not the one that was held out when the run was made"
+    with pytest.raises(UsageError, match=other):
+        library.evaluate(run, ["data.split_seed=1"])
+    with pytest.raises(UsageError, match=other):
+        library.evaluate(finished, [f"data={{train_file: {train}, test_fraction: 0.2}}"])
+    train.write_text(train.read_text() + "a red one more,red\n")
+    with pytest.raises(UsageError, match=other):
+        library.evaluate(run, limit=4)
+    assert library.evaluate(run, [f"data.test_file={colours / 'test.csv'}"]).scores.rows == 15
 
 
 @pytest.mark.parametrize(
@@ -275,19 +289,46 @@ def test_a_mapping_extends_as_a_file_does(recipe_file: Path, tmp_path: Path) -> 
         load_recipe(child | {"extends": "nowhere.yaml"})
 
 
-def test_another_hub_set_has_no_configuration_of_its_parents(recipe_file: Path, tmp_path: Path) -> None:
-    parent = json.loads(recipe_file.read_text())
-    parent["data"] = {
-        "dataset_name": "nyu-mll/glue", "dataset_config_name": "sst2", "revision": "v1",
-        "test_split": "validation", "columns": {"text": "sentence"},
-    }  # fmt: skip
-    (tmp_path / "parent.yaml").write_text(json.dumps(parent))
-    child: dict[str, Any] = {"extends": str(tmp_path / "parent.yaml")}
-    other = load_recipe(child | {"data": {"dataset_name": "a/b"}}).data
-    assert (other.dataset_config_name, other.revision) == (None, None)
-    assert (other.test_split, other.columns) == ("validation", {"text": "sentence"})
-    same = load_recipe(child | {"data": {"dataset_name": "nyu-mll/glue", "streaming": True}}).data
-    assert (same.dataset_config_name, same.revision) == ("sst2", "v1")
+def test_paths_of_a_mapping_count_from_here(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe_file.parent / "here").mkdir()
+    monkeypatch.chdir(recipe_file.parent / "here")
+    found = load_recipe(
+        {"extends": str(recipe_file), "data": {"train_file": "rows.csv"}, "model": {"name_or_path": "./m"}}
+    )
+    assert found.data.train_file == str(recipe_file.parent / "here/rows.csv")
+    assert found.model.name_or_path == str(recipe_file.parent / "here/m")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_overrides_hold_in_any_order(turned: bool, recipe_file: Path, tmp_path: Path) -> None:
+    said = ["data.dataset_config_name=cola", "data.dataset_name=nyu-mll/glue"]
+    data = load_recipe(recipe_file, said[::-1] if turned else said).data
+    assert (data.dataset_name, data.dataset_config_name, data.data_dir) == ("nyu-mll/glue", "cola", None)
+
+
+def test_a_run_that_another_process_began_is_not_replaced(recipe: dict[str, Any]) -> None:
+    late = library.Run.open(library.load_recipe(recipe | {"seed": 8}))
+    first = library.finetune(recipe)
+    with pytest.raises(UsageError, match="the run folder is not empty"):
+        finetuning.solve(late, resume=False, limit=None, split=None)
+    assert library.Run.load(first.folder).recipe.seed == 7
+
+
+def test_output_that_the_locale_cannot_write(finished: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ftkit",
+        "predict",
+        str(finished),
+        "--text",
+        "red ball \N{GRINNING FACE}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "latin-1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "red ball \N{GRINNING FACE}" in done.stdout.decode()
 
 
 def test_a_configuration_is_not_mixed_with_one_of_another_architecture(tmp_path: Path) -> None:
@@ -351,7 +392,7 @@ def test_predict_reads_a_column_of_another_name(ftkit: Any, finished: Path, tmp_
     (tmp_path / "new.csv").write_text("message\nthe red one\na green one\n")
     refused = ftkit("predict", finished, "new.csv")
     assert refused.returncode == 3
-    assert "or with --set data.columns.text=COLUMN" in refused.stderr
+    assert "or --set data.columns.text=COLUMN" in refused.stderr
     done = ftkit("predict", finished, "new.csv", "--set", "data.columns.text=message")
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the red one", "a green one"]
 

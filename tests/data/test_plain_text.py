@@ -39,3 +39,17 @@ def test_a_file_of_any_suffix_as_lines_or_one_text(
 def test_every_format_can_be_named() -> None:
     for name in discover(Format):
         assert DataSource(train_file="x", format=name).format == name
+
+
+def test_a_further_file_is_read_as_those_of_a_folder_are(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/train.txt").write_text("Ann B-PER\nwon O\n")
+    for given in ({"data_dir": str(tmp_path / "corpus")}, {"train_file": str(tmp_path / "corpus")}):
+        data = DataSource(**given, format="conll", columns={"token": 0, "tag": -1})
+        assert data.for_file(tmp_path / "corpus/train.txt").format == "conll"
+        assert data.for_file(tmp_path / "rows.csv").format is None
+
+
+def test_lines_of_a_further_file(tmp_path: Path) -> None:
+    data = DataSource(train_file="train.jsonl", format="lines")
+    assert data.for_file(tmp_path / "three.txt").format == "lines"

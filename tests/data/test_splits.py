@@ -12,6 +12,7 @@ import pytest
 from ftkit.data.source import DataSource
 from ftkit.data.splits import stratified_split
 from ftkit.dataset import load_records
+from ftkit.records import Record
 from ftkit.tasks.classification import Classification
 
 
@@ -40,3 +41,28 @@ def test_sets_of_labels_that_all_differ(tmp_path: Path) -> None:
     data = DataSource(train_file=str(tmp_path / "train.jsonl"), validation_fraction=0.25)
     dataset = load_records(data, Classification(multi_label=True))
     assert (len(dataset["train"]), len(dataset["validation"])) == (24, 8)
+
+
+def test_withheld_labels_are_no_label_of_the_first_rows(tmp_path: Path) -> None:
+    for split, labels in (("train", [0, 1] * 4), ("validation", [1, 0]), ("test", [-1, -1])):
+        rows = [{"text": f"{split} {number}", "label": label} for number, label in enumerate(labels)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for limit in (None, 2):
+        dataset = load_records(DataSource(data_dir=str(tmp_path)), Classification(), limit=limit)
+        assert dataset.labels == ("0", "1")
+        assert {record.target for record in dataset["test"]} == {None}
+
+
+def test_a_share_goes_before_a_file_of_the_folder(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        lines = [f"{split} {number},{'ab'[number % 2]}" for number in range(20)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    data = DataSource(data_dir=str(tmp_path), validation_fraction=0.2)
+    dataset = load_records(data, Classification())
+    assert [len(dataset[split]) for split in ("train", "validation")] == [16, 4]
+    assert "the file of the validation split is not read: data.validation_fraction" in dataset.notes[0]
+
+
+def test_codes_of_one_number_have_one_order() -> None:
+    train = [Record("a", target=name) for name in ("007", "7", "07", "10", "x")]
+    assert Classification().find_labels(train, ()) == ("7", "07", "007", "10", "x")

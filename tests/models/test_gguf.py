@@ -592,7 +592,7 @@ def test_the_package_gguf_is_missing(
     assert command("check", name_or_path=str(plain.path))[0] == 0
     code, error = command("finetune", name_or_path=str(plain.path))
     assert code == 3, error
-    _is_told(error, "GGUF files need a further package: No module named 'gguf'", "pip install 'ftkit[gguf]'")
+    _is_told(error, "GGUF files need a further package: No module named 'gguf'", "pip install gguf")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
 import ftkit
 from ftkit.errors import InputError
@@ -154,3 +155,24 @@ def test_a_whole_model_needs_its_base_no_more(recipe: dict[str, Any], tmp_path: 
     run = ftkit.finetune(changed)
     shutil.rmtree(base)
     assert ftkit.predict(run.folder, ["a red film"])
+
+
+def test_code_that_transformers_has_itself_is_not_asked_for(
+    tiny: Callable[[str], Path], recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Phi-3's files name it beside the weights, from the time before transformers had it."""
+    folder = tmp_path / "phi3"
+    AutoTokenizer.from_pretrained(tiny("gpt2")).save_pretrained(folder)
+    config = Phi3Config(
+        vocab_size=260, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=64, original_max_position_embeddings=64,
+        pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    Phi3ForCausalLM(config).save_pretrained(folder)
+    classes = {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "m.Phi3ForCausalLM"}
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"auto_map": classes}))
+    for name in ("configuration_phi3.py", "m.py"):
+        (folder / name).write_text("raise SystemExit('this is not run')")
+    recipe |= {"model": {"name_or_path": str(folder)}, "training": {"max_steps": 1}}
+    assert ftkit.finetune(recipe).finished

@@ -22,6 +22,7 @@ CONFIGS: list[tuple[str, dict[str, Any], int | None]] = [
     ("gpt2", {"n_positions": 1024, "n_ctx": 1024}, 1024),
     ("t5", {"n_positions": 512, "relative_attention_num_buckets": 32}, None),
     ("deberta-v2", {"max_position_embeddings": -1}, None),
+    ("deberta-v2", {"max_position_embeddings": 64, "position_biased_input": False}, None),
 ]
 
 

@@ -200,7 +200,7 @@ def test_prompts_longer_than_a_window_are_computed_whole(
 ) -> None:
     """Also where the configuration says nothing of a window under the names that are known."""
     if not known:
-        monkeypatch.setattr(causal, "_WINDOWS", ())
+        monkeypatch.setattr(causal, "WINDOWS", ())
         model = build(tiny(architecture), CAUSAL)
     answers = [" re", " red", " b"]
     expected = model.expected(PROMPTS, answers)

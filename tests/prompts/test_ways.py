@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -29,7 +30,7 @@ from ftkit.errors import FtkitError
 from ftkit.prompts.answering import Generating
 from ftkit.prompts.ranking import Joint
 from ftkit.prompts.retrieval import Bm25
-from ftkit.training.generation import Writer
+from ftkit.training.generation import PLAIN, Writer
 
 LABELS = ["blue", "green", "red"]
 
@@ -326,6 +327,72 @@ def test_writing_after_a_shared_beginning_is_writing_without(whole: Callable[[st
         assert beams.write_alone(prompts, 2) == beams.write(prompts, 2)
 
 
+@pytest.mark.parametrize("kind", ["gpt_neo", "mpt"])
+def test_models_that_count_tokens_by_their_place_write_without_a_shared_beginning(
+    kind: str, whole: Callable[[str], Path]
+) -> None:
+    """Padding between what is shared and the rest would move it away."""
+    tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
+    tokenizer.pad_token = tokenizer.eos_token
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4,
+                    "hidden_size": 32, "window_size": 8, "max_position_embeddings": 256},
+        "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256},
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.5)
+    before = "the order is here to help and my money is back for good business in the world. "
+    texts = [before + text for text in ("red", "a blue phone is not on the table, is it", "green")]
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    writer = Writer(model, tokenizer, settings={"max_new_tokens": 8}, stop=None, precision="fp32")
+    assert writer.write_alone(prompts, 3) == [writer.write([one], 1)[0] for one in prompts]
+
+
+@pytest.mark.parametrize("delimiter", [" ", " => ", "\nLabel: ", "\n"])
+def test_what_stands_before_an_answer_is_read_and_not_written(
+    delimiter: str, asking: Callable[..., dict[str, Any]]
+) -> None:
+    method = {"answer": "generate", "constrained": True, "target_delimiter": delimiter, "num_fewshot": 1}
+    run = ftkit.evaluate(asking(template="Text: {{ text }}", **method)).run
+    assert "unreadable" not in run.metrics["details"]
+    (one,) = explained(run, ["the red card"])
+    assert one["written"] in LABELS
+
+
+@pytest.mark.parametrize("task", ["classification", "instruction"])
+def test_a_chat_ends_where_its_template_ends_a_turn(
+    task: str, asking: Callable[..., dict[str, Any]], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As with Qwen's base models, whose end token is another."""
+    model = AutoModelForCausalLM.from_pretrained(whole("gpt2"))
+    tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    tree = asking(style="chat", answer="generate", template="{{ text }}")
+    tree["model"] = {"name_or_path": str(tmp_path / "chat")}
+    if task == "instruction":
+        (tmp_path / "rows.jsonl").write_text('{"instruction": "hi", "output": "hello"}\n')
+        tree |= {
+            "task": "instruction",
+            "data": {"test_file": str(tmp_path / "rows.jsonl")},
+            "method": {"type": "prompt", "style": "chat"},
+            "metrics": ["exact_match"],
+        }
+    run = ftkit.evaluate(tree).run
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in run.manifest["generation"]["eos_token_id"]
+
+
 def test_models_with_a_state_write_without_a_shared_beginning(whole: Callable[[str], Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(whole("gpt2"))
     tokenizer.pad_token = tokenizer.eos_token
@@ -375,14 +442,17 @@ def test_how_texts_are_written_is_recorded(
     folder = tmp_path / "own"
     shutil.copytree(whole("gpt2"), folder)
     own = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(own | {"repetition_penalty": 1.3}))
+    (folder / "generation_config.json").write_text(
+        json.dumps(own | {"typical_p": 0.9, "repetition_penalty": 1.3})
+    )
     tree = asking(prompt="intent", answer="generate") | {"model": {"name_or_path": str(folder)}}
     run = ftkit.evaluate(tree | {"generation": {"max_new_tokens": 3, "top_k": 5, "do_sample": True}}).run
     said = dict(run.manifest["generation"])
     assert run.metrics["generation"] == said
     assert (said.pop("until"), said.pop("constrained")) == (["\n\n"], False)
-    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1}
-    assert said | given | {"repetition_penalty": 1.3, "eos_token_id": [0], "pad_token_id": 0} == said
+    # A label is no free text, whose repetitions a checkpoint may want less of.
+    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1, **PLAIN}
+    assert said | given | {"typical_p": 0.9, "eos_token_id": [0], "pad_token_id": 0} == said
     # As transformers has it, defaults aside.
     settings = GenerationConfig(**given, eos_token_id=[0], pad_token_id=0, use_cache=True)
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Tokenizer
 
 import ftkit
 from ftkit.records import Record
@@ -103,6 +103,30 @@ def test_sliding_windows_equal_a_plain_loop(still: Callable, stride: int) -> Non
         count += 1
     assert sum(label != IGNORED for row in encoded.features for label in row["labels"]) == count
     assert ours == pytest.approx(plain, rel=1e-5)
+
+
+def test_what_stands_between_documents_is_not_guessed(tiny: Callable) -> None:
+    head, tokenizer = head_of("encoder", tiny("bert"), 64)
+    rows = head.training_rows(RECORDS * 50, tokenizer, 64).features
+    found = [head.vary(row, (0, 0, number)) for number, row in enumerate(rows)]
+    learned = [label for row in found for label in row["labels"] if label != IGNORED]
+    assert tokenizer.sep_token_id not in learned
+    before = sum(token == tokenizer.sep_token_id for row in rows for token in row["input_ids"])
+    assert sum(token == tokenizer.sep_token_id for row in found for token in row["input_ids"]) >= before
+    words = sum(len(row["input_ids"]) for row in rows) - before - len(rows)
+    assert len(learned) == pytest.approx(0.15 * words, rel=0.05)
+
+
+def test_sentinels_that_are_words(tiny: Callable) -> None:
+    """As in mT5's vocabulary."""
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\N{LOWER ONE EIGHTH BLOCK}", -2.0)]
+    words += [(letter, -3.0) for letter in "abcdefghij"]
+    words += [(f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{number}>", 0.0) for number in range(99, -1, -1)]
+    tokenizer = T5Tokenizer(vocab=words, extra_ids=0, additional_special_tokens=None)
+    head = DocumentHead("encoder_decoder")
+    head.prepare(tokenizer, 64)
+    assert head.special.sentinels[:2] == (len(words) - 1, len(words) - 2)
+    assert len(head.special.sentinels) == 100
 
 
 def test_masks_have_the_rates_of_the_paper(tiny: Callable) -> None:

@@ -154,7 +154,7 @@ def test_a_damaged_best_checkpoint_is_told(
 
 @pytest.mark.parametrize(
     ("said", "evaluations"),
-    [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 3}, 8), ({"eval_steps": 3}, 2)],
+    [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 3}, 8), ({"eval_steps": 3}, 8)],
 )
 def test_a_strategy_of_validation_needs_none_of_saving(
     said: dict[str, Any], evaluations: int, recipe: dict[str, Any]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftkit.prompts.chat import PLAIN, conversation
 from ftkit.records import Record, Turn, Writing
@@ -65,6 +66,49 @@ def test_a_prompt_is_the_same_tomorrow(tiny: Callable[[str], Path]) -> None:
     """LLaMA 3.2's template, among others, writes the day where the clock is at hand."""
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
     day = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}"
-    tokenizer.chat_template = day + SHORT
-    assert conversation([Turn("user", " one")], None, tokenizer, "").text == "26 Jul 2024 one"
+    tokenizer.chat_template = "\n" + day + SHORT
+    assert conversation([Turn("user", " one")], None, tokenizer, "").text == "\n26 Jul 2024 one"
+    assert tokenizer.chat_template == "\n" + day + SHORT, "as it is saved"
     assert tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False) != "26 Jul 2024"
+
+
+TALK = (
+    Turn("system", "Be brief."),
+    *(Turn(role, f"{role} {number} " + "word " * 6) for number in (1, 2) for role in ("user", "assistant")),
+    Turn("user", "the newest question"),
+)
+
+
+@pytest.mark.parametrize("room", [120, 200])
+def test_what_is_too_long_loses_its_oldest_exchanges_whole(room: int, tiny: Callable[[str], Path]) -> None:
+    """Cut within them, the user would seem to say what the assistant has said."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    head: Any = Instruction(truncation="left").objective((), {}, family="decoder", label_smoothing=0.0)
+    head.prepare(tokenizer, room)
+    kept = TALK[:1] + TALK[3:] if room == 200 else TALK[:1] + TALK[5:]
+    (ids,) = head.prompts([Record("?", turns=TALK)], tokenizer, room)
+    assert tokenizer.decode(ids) == conversation(kept, None, tokenizer, "").text
+    encoded = head.encode([Record("?", turns=TALK, target=Writing("yes"))], tokenizer, room)
+    (row,) = encoded.features
+    assert tokenizer.decode(row["input_ids"]).startswith(conversation(kept, None, tokenizer, "").text)
+    assert encoded.truncated == 1
+    learned = tokenizer.decode([label for label in row["labels"] if label != -100])
+    assert learned.count("assistant") == len(kept) // 2 - 1
+
+
+@pytest.mark.parametrize("trims", [False, True])
+def test_white_space_within_an_answer_is_learned(trims: bool, tiny: Callable[[str], Path]) -> None:
+    """Also where the tokenizer says that such a token stands for nothing."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trims)
+    head: Any = Instruction().objective((), {}, family="decoder", label_smoothing=0.0)
+    head.prepare(tokenizer, 256)
+    answer = "if a:\n    b  c"
+    record = Record("?", turns=(Turn("user", "code?"),), target=Writing(answer))
+    (row,) = head.encode([record], tokenizer, 256).features
+    assert tokenizer.decode([label for label in row["labels"] if label != -100]).strip(" ") == (
+        answer + tokenizer.eos_token
+    )
