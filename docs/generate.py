@@ -95,8 +95,8 @@ def recipe_page() -> Iterator[str]:
     yield "\nWhere a recipe says nothing, ftkit evaluates and saves once an epoch, logs twenty times,"
     yield "keeps one checkpoint beside the best, loads the best one at the end (by the first metric; where"
     yield "steps tie, by the validation loss), and reports to no tracker (`report_to`). What is said of"
-    yield "evaluating alone (`eval_strategy`, `eval_steps`) holds for saving, and the other way round;"
-    yield "`eval_steps` or `save_steps` alone mean the strategy `steps`.\n"
+    yield "evaluating alone (by steps or epochs) holds for saving, and the other way round; `eval_steps` or"
+    yield "`save_steps` alone mean the strategy `steps`.\n"
 
 
 def field_table(task: Any) -> Iterator[str]:

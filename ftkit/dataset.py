@@ -77,8 +77,8 @@ def load_records(
         seen = splits["train"]
         if len(seen) == most["train"]:
             # The first rows need not show all labels that the others have.
-            given = [rows for rows in splits.values() if labelled(rows) and not task.withholds(rows)]
-            seen = [*chain(*given)]
+            others = (rows for split, rows in splits.items() if split != "train" and labelled(rows))
+            seen = [*seen, *chain(*(rows for rows in others if not task.withholds(rows)))]
         labels = task.find_labels(seen, _declared(data, task))
     elif labels is None:
         labels = _known_labels(data, task)
@@ -259,7 +259,8 @@ def _refuse_columns(
         raise InputError(
             f"no column {looked} for the field {answer!r}",
             where=where,
-            hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{{answer}: COLUMN}}",
+            hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{{answer}: COLUMN}}, or "
+            f"--set data.columns.{answer}=COLUMN",
         )
     for field, column in columns.items():
         if same := [other for other, taken in columns.items() if taken == column and other != field]:

@@ -43,7 +43,7 @@ def make_estimator(
         max_length: The longest input of a finished run; by default found when the model loads.
     """
     from ftkit.models import loading
-    from ftkit.training.generation import PLAIN
+    from ftkit.training.generation import NO_RULES
 
     objective = partial(_objective, recipe, labels, learned)
     model = _Model(recipe, recipe.method.head(recipe.task.head(labels, learned)), objective, train)
@@ -63,7 +63,7 @@ def make_estimator(
             early_stopping=(stopping.patience, stopping.threshold) if stopping else None,
             max_length=max_length or recipe.model.max_length,
             task=recipe.task.model_dump_json(),
-            generation=(PLAIN if recipe.task.answer != "text" else {}) | recipe.generation.settings(),
+            generation=(NO_RULES if recipe.task.answer != "text" else {}) | recipe.generation.settings(),
             write_in_validation=recipe.best_needs_text,
             task_type=recipe.task.type,
             asked_by=recipe.task.asked_by,

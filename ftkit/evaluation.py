@@ -63,13 +63,15 @@ def evaluate(
     """
     from ftkit.estimator import finished_estimator
 
-    if isinstance(target, Run):
-        target = target.folder
-    if all_prompts:
-        target, overrides = _with_all_prompts(target, overrides)
-    if (prompted := _to_prompt(target, overrides, overwrite=overwrite)) is not None:
-        return _evaluate_prompt(prompted, split=split, limit=limit, overwrite=overwrite)
-    run = find_run(target, overrides)
+    if isinstance(target, Run) and not all_prompts and not overwrite:
+        run = target.changed(overrides)
+    else:
+        target = target.folder if isinstance(target, Run) else target
+        if all_prompts:
+            target, overrides = _with_all_prompts(target, overrides)
+        if (prompted := _to_prompt(target, overrides, overwrite=overwrite)) is not None:
+            return _evaluate_prompt(prompted, split=split, limit=limit, overwrite=overwrite)
+        run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
     dataset = _rows_to_score(run, split, limit)

@@ -16,7 +16,7 @@ from typing import Any
 from ftkit.errors import InputError, UsageError
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.comparing import differences
-from ftkit.recipe.loading import to_yaml
+from ftkit.recipe.loading import to_tree, to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
 from ftkit.report.results import scores_json, write_evaluation, write_json
 from ftkit.training.setup import Estimator, Workplace
@@ -139,6 +139,18 @@ class Run:
         run = cls.load(folder)
         refuse_other_model(run.recipe, recipe, folder)
         return cls(folder, recipe, run.manifest)
+
+    def changed(self, overrides: Sequence[str]) -> Run:
+        """This run, to be evaluated with other settings.
+
+        Raises:
+            UsageError: An override changes what the model is.
+        """
+        if not overrides:
+            return self
+        recipe = load_recipe(to_tree(self.recipe), overrides)
+        refuse_other_model(self.recipe, recipe, self.folder)
+        return type(self)(self.folder, recipe, self.manifest)
 
     def _resumed(self) -> Run:
         """This run as far as it got, if it was started with the same recipe."""
@@ -417,14 +429,14 @@ def _refuse_to_remove_sources(recipe: Recipe, folder: Path) -> None:
     Raises:
         UsageError: It is.
     """
-    folder = folder.resolve()
-    gone = [(folder / name).resolve() for name in _WRITTEN]
+    folder = Path(os.path.realpath(folder))
+    gone = [folder / name for name in _WRITTEN]
     blocks = (recipe.model, recipe.data, recipe.method)
     used = [getattr(block, key) for block in blocks for key in block.path_keys]
     used += [gate.baseline for gate in recipe.gates.values()]
     for value in used:
         for one in value if isinstance(value, list) else [value]:
-            path = Path(one).resolve() if isinstance(one, str) and one else None
+            path = Path(os.path.realpath(one)) if isinstance(one, str) and one else None
             if path and (path == folder or any(path.is_relative_to(part) for part in gone)):
                 raise UsageError(
                     f"--overwrite would remove what the recipe starts from: {path}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -207,10 +208,14 @@ class DataSource(Block):
 
     def _format_given(self, path: Path) -> Any:
         """The recipe's format, unless the file's own suffix tells another than its files have."""
+        if self.format is None or self.dataset_name:
+            return self.format
         known = [suffix for kind in discover(Format).values() for suffix in kind.suffixes]
-        given = [getattr(self, key) or () for key in self.path_keys]
-        named = [Path(file) for files in given for file in ([files] if isinstance(files, str) else files)]
-        files = [file for one in named for file in (one.iterdir() if one.is_dir() else [one])]
+        given = [getattr(self, f"{split}_file") or () for split in SPLITS]
+        files = [Path(file) for files in given for file in ([files] if isinstance(files, str) else files)]
+        with suppress(InputError, OSError):
+            # As they stand in folders; files that are gone have their suffix still.
+            files += [file for split in SPLITS for file in self.files(split)]
         own = {file.suffix.lower() for file in files}
         suffix = path.suffix.lower()
         by_lines = self.format == "lines" and suffix == ".txt"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftkit.errors import InputError
-from ftkit.installed import auto_classes
+
+log = logging.getLogger("ftkit")
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_NOW_IN_TRANSFORMERS = {"falcon": "Falcon", "phi3": "Phi3"}
+"""Architectures whose authors' files still name the code that came before that of transformers, and how its
+classes begin."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -49,7 +54,7 @@ def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool
         InputError: The model would run code.
     """
     if not trusted and _is_transformers_own(config):
-        # Its code came before transformers had the architecture, and transformers takes what it has.
+        log.debug("  %s names Python code, which is not run: transformers has it itself", name)
         config = {key: value for key, value in config.items() if key != "auto_map"}
     kernels = [value for key, value in config.items() if "attn_implementation" in key and "/" in str(value)]
     if (config.get("auto_map") or kernels) and not trusted:
@@ -70,11 +75,11 @@ def refuse_untrusted_code(config: Mapping[str, Any], *, name: str, trusted: bool
 
 
 def _is_transformers_own(config: Mapping[str, Any]) -> bool:
-    """Whether the classes that a configuration names are called as transformers' own for its architecture
-    (Phi-3's are; others build something else on an architecture's name).
+    """Whether the code that a configuration names is what transformers has by now.
+
+    The names do not tell: others compute something else in classes that are called as transformers' are.
     """
-    found = auto_classes("MODEL_MAPPING_NAMES").get(str(config.get("model_type")), "")
-    own = found.removesuffix("Model") if isinstance(found, str) else ""
+    own = _NOW_IN_TRANSFORMERS.get(str(config.get("model_type")), "")
     classes = [one.rpartition(".")[2] for one in _texts(config.get("auto_map"))]
     return bool(own and classes) and all(name.startswith(own) for name in classes)
 

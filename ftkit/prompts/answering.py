@@ -232,7 +232,7 @@ class Generating(Answerer):
         return ids, max(len(ids), self.max_new_tokens) if apart else len(ids) + self.max_new_tokens
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        text, _ = _read_and_written(prompt)
+        text, _ = prompt.read_and_written()
         ids = self.writer.tokenizer(text, add_special_tokens=prompt.special, truncation=False, verbose=False)
         return list(ids["input_ids"])
 
@@ -285,7 +285,7 @@ class Generating(Answerer):
     def _trie(self, asked: Asked, ends: list[int]) -> dict[tuple[int, ...], list[int]]:
         questions = self.prompting.questions
         assert questions.candidates is not None
-        before, space = _read_and_written(asked.prompt)
+        before, space = asked.prompt.read_and_written()
         texts = [space + candidate.text for candidate in questions.candidates(asked.record)]
         if self.writer.model.config.is_encoder_decoder:
             answers = [self.writer.tokenizer(text_target=text.strip())["input_ids"] for text in texts]
@@ -297,23 +297,13 @@ class Generating(Answerer):
         follow: dict[tuple[int, ...], list[int]] = {}
         for answer in answers:
             plain = [token for token in answer if token not in ends]
-            for place, token in enumerate([*plain, *ends[:1]]):
+            for place in range(len(plain) + 1):
                 after = follow.setdefault(tuple(plain[:place]), [])
-                if token not in after:
-                    after.append(token)
+                after += [token for token in [*plain[place : place + 1]] or ends if token not in after]
         return follow
 
     def explained(self, asked: Asked, said: Any) -> dict[str, Any]:
         return {"written": said[0]}
-
-
-def _read_and_written(prompt: Prompt) -> tuple[str, str]:
-    """What a model reads, and the white space that it writes before its answer: as a token at the end of a
-    prompt it would keep most tokenizers from writing a word with its space.
-    """
-    text = prompt.text + prompt.lead
-    read = text.rstrip(" ") if prompt.special else text
-    return read, text[len(read) :]
 
 
 def longest_answer(prompting: Prompting, tokenizer: Any, asked: int) -> int:

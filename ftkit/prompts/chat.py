@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +86,15 @@ def conversation(
 
 
 def closing(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens after which an assistant has spoken, by the chat template.
-
-    Raises:
-        InputError: The template fails.
+    """The tokens after which an assistant has spoken, by the chat template, as far as that tells: its prompt
+    for an answer may go on otherwise than its answers do, and tokenizers in Python say no places of tokens.
     """
-    turns = [Turn("user", "?")]
-    try:
-        rendered = conversation(turns, "!", tokenizer, "")
-    except InputError:
-        # Some want a system prompt.
-        rendered = conversation([Turn("system", "?"), *turns], "!", tokenizer, "")
-    return closing_tokens(rendered, tokenizer)
+    # Some templates want a system prompt.
+    for turns in ([Turn("user", "?")], [Turn("system", "?"), Turn("user", "?")]):
+        with suppress(InputError):
+            rendered = conversation(turns, "!", tokenizer, "")
+            return closing_tokens(rendered, tokenizer) if tokenizer.is_fast else set()
+    return set()
 
 
 def _common(one: str, other: str) -> str:

@@ -41,6 +41,14 @@ class Prompt:
     special: bool
     shots: tuple[Shot, ...]
 
+    def read_and_written(self) -> tuple[str, str]:
+        """What a model reads before it writes, and the white space that it writes before its answer: a token
+        of that at the end of a prompt would keep most tokenizers from writing a word with its space.
+        """
+        text = self.text + self.lead
+        read = text.rstrip(" ") if self.special else text
+        return read, text[len(read) :]
+
 
 @dataclass(frozen=True)
 class Prompting:

@@ -27,9 +27,10 @@ class Seq2SeqRanker(Ranker[Seq2SeqRow]):
     """Scores answers as what the decoder writes, the end token included: an answer is all that it says."""
 
     def row(self, prompt: Prompt, answers: Sequence[str]) -> Seq2SeqRow:
-        source = self.tokenizer(
-            prompt.text, add_special_tokens=prompt.special, truncation=False, verbose=False
-        )["input_ids"]
+        read, _ = prompt.read_and_written()
+        source = self.tokenizer(read, add_special_tokens=prompt.special, truncation=False, verbose=False)[
+            "input_ids"
+        ]
         end = self.tokenizer.eos_token_id
         targets = []
         for answer in answers:

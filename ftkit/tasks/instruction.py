@@ -97,7 +97,7 @@ class Instruction(WritingTask):
                 "no column 'instruction', 'prompt' or 'messages'",
                 where=where,
                 hint=f"found: {', '.join(map(str, found))}; "
-                "map one with data.columns: {instruction: COLUMN}",
+                "map one with data.columns: {instruction: COLUMN}, or --set data.columns.instruction=COLUMN",
             )
         return chosen
 

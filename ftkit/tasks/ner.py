@@ -144,7 +144,7 @@ class Ner(Task):
                 "there is no column of tokens or of text",
                 where=where,
                 hint=f"found: {', '.join(map(str, found))}; map one with data.columns: {{token: COLUMN}}, "
-                "or {text: COLUMN, entities: COLUMN}",
+                "or {text: COLUMN, entities: COLUMN} (or --set data.columns.text=COLUMN)",
             )
         return {field: column for field, column in chosen.items() if field in {"text", "entities"}}
 

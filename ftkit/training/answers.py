@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkit.errors import InputError
 from ftkit.records import Prediction, Record
-from ftkit.training.generation import PLAIN, Writer, end_tokens, generation_config, said
+from ftkit.training.generation import NO_RULES, Writer, end_tokens, generation_config, said
 from ftkit.training.positions import longest_prompt
 from ftkit.training.setup import Show
 from ftkit.training.writing import WritingHead
@@ -52,7 +52,7 @@ class Answers:
         ends = end_tokens(model, tokenizer) | head.closing(tokenizer)
         model.generation_config.eos_token_id = sorted(ends) or None
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        for name in PLAIN.keys() & settings.keys():
+        for name in NO_RULES.keys() & settings.keys():
             setattr(model.generation_config, name, settings[name])
         _leave_out_unused(model.generation_config)
 
@@ -81,12 +81,6 @@ class Answers:
         does not fit.
         """
         return self.head.prompts(records, self.tokenizer, self.room())
-
-    def conversation(self, record: Record) -> list[int] | None:
-        """The same of a conversation that goes on, whose beginning is left out where it does not fit."""
-        head = replace(self.head, truncation="left")
-        (prompt,) = head.prompts([record], self.tokenizer, self.room())
-        return prompt
 
     def refuse_long(self, records: Sequence[Record]) -> None:
         """Refuse records that are too long where that is an error, before they are to be answered.
@@ -118,10 +112,11 @@ class Answers:
 
     def talk(self) -> Callable[[Record, Show], str]:
         """What gives the answer to one conversation after another."""
-        writer = self.writer()
+        # Of a conversation that goes on, the beginning is left out, whatever was cut in training.
+        writer, head = self.writer(), replace(self.head, truncation="left")
 
         def answer(record: Record, show: Show) -> str:
-            prompt = self.conversation(record)
+            (prompt,) = head.prompts([record], self.tokenizer, self.room())
             if prompt is None:
                 raise InputError(
                     f"this is more than the {self.room()} tokens there is room for", where=record.where

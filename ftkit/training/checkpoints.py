@@ -52,7 +52,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps that is complete; a damaged one is passed over, and said."""
-    for path in sorted(folder.glob(f"{_PREFIX}*"), key=_step, reverse=True):
+    for path in sorted(folder.glob(f"{_PREFIX}*"), key=step_of, reverse=True):
         if fault := fault_of(path):
             log.warning("checkpoint %s is passed over: %s", path.name, fault)
         else:
@@ -60,7 +60,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
     number = path.name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() else -1
 

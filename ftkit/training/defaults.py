@@ -57,7 +57,7 @@ def training_arguments(
         }
     given = setup.arguments
     chosen |= _moments(given) if validated else {}
-    chosen |= {**_strategies(given), **given}
+    chosen |= {**_strategies(given, validated=validated), **given}
     if validated and "no" in (chosen["save_strategy"], chosen["eval_strategy"]):
         chosen["load_best_model_at_end"] = given.get("load_best_model_at_end", False)
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
@@ -89,17 +89,22 @@ def training_arguments(
     return arguments
 
 
-def _strategies(given: Mapping[str, Any]) -> dict[str, str]:
-    """Who says after how many steps says that it is by steps."""
-    verbs = (verb for verb in ("eval", "save", "logging") if f"{verb}_steps" in given)
-    return {f"{verb}_strategy": "steps" for verb in verbs}
+def _strategies(given: Mapping[str, Any], *, validated: bool) -> dict[str, str]:
+    """Who says after how many steps says that it is by steps; unless there is nothing to do then, or it could
+    not go with what is said to happen once an epoch.
+    """
+    found = {"logging": "steps"} if "logging_steps" in given else {}
+    for verb, other in (("eval", "save"), ("save", "eval")):
+        if f"{verb}_steps" in given and (validated or verb == "save"):
+            found |= {} if given.get(f"{other}_strategy") == "epoch" else {verb: "steps"}
+    return {f"{verb}_strategy": how for verb, how in found.items()}
 
 
 def _moments(given: Mapping[str, Any]) -> dict[str, Any]:
     """The best weights can be kept where they are saved as often as they are validated: what is said of the
     one alone holds for the other.
     """
-    said = {**_strategies(given), **given}
+    said = {**_strategies(given, validated=True), **given}
     found: dict[str, Any] = {}
     for one, other in (("save", "eval"), ("eval", "save")):
         if f"{one}_strategy" not in said and said.get(f"{other}_strategy") in ("steps", "epoch"):

@@ -158,7 +158,7 @@ class Engine(ResumableTrainer):
         )
 
     def _refuse_idle_arguments(self, found: tuple[Any, dict[str, Any]]) -> None:
-        """Transformers passes an optimizer what it asks for, and the rest over.
+        """Refuse what transformers would leave out: an optimizer gets those arguments only that it knows.
 
         Raises:
             ValueError: One of `optim_args` changes nothing.
@@ -255,8 +255,8 @@ class Engine(ResumableTrainer):
             nonlocal loss
             self.meter.count_pass(part, padded=self.unpadded is None)
             bare = self.unpadded
-            with bare.rows(part["attention_mask"], part["labels"]) if bare else nullcontext(0) as left_out:
-                self.meter.left_out += left_out
+            with bare.rows(part) if bare else nullcontext(0) as left_out:
+                self.meter.left_out += left_out if bool(part[WEIGHTS].any()) else 0
                 loss += super(Engine, self).training_step(model, part, count)
 
         compiled = self.args.torch_compile

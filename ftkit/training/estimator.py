@@ -258,17 +258,10 @@ class TrainedEstimator:
         after = engine.unpadded.after if engine.unpadded else ()
         speed = engine.meter.figures(self.model, self.precision, after)
         log.info("  %s", sentence(speed))
-        state = engine.state
-        if self.arguments.load_best_model_at_end and state.best_global_step:
-            metric = str(self.arguments.metric_for_best_model).removeprefix("eval_")
-            log.info(
-                "  the weights of step %d of %d are kept: validation %s %.4f",
-                state.best_global_step, state.global_step, metric, state.best_metric,
-            )  # fmt: skip
-        figures["steps"] = state.global_step
+        figures["steps"] = engine.state.global_step
         figures["train_seconds"] = round(time.perf_counter() - started, 2)
         figures["speed"] = speed
-        figures["best_step"] = state.best_global_step
+        figures["best_step"] = self._tell_kept(engine)
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)
         self.model.eval()
         weights = engine.whole_weights(trained_only=hasattr(self.model, "peft_config"))
@@ -277,6 +270,18 @@ class TrainedEstimator:
         processes().wait_for_everyone()
         self._compare_saved(workplace.model)
         return figures
+
+    def _tell_kept(self, engine: Engine) -> int | None:
+        """The step whose weights were taken up as the best ones; `None` where the last ones stay."""
+        if (step := engine.kept_step()) is not None:
+            metric = "eval_" + str(self.arguments.metric_for_best_model).removeprefix("eval_")
+            scores = [entry for entry in engine.state.log_history if entry.get("step") == step]
+            score = next(entry[metric] for entry in reversed(scores) if metric in entry)
+            log.info(
+                "  the weights of step %d of %d are kept: validation %s %.4f",
+                step, engine.state.global_step, metric.removeprefix("eval_"), score,
+            )  # fmt: skip
+        return step
 
     def _keep_tokenizer(self, path: Path) -> None:
         """Leave a trained tokenizer for a resumed run: another one would give its tokens other numbers."""

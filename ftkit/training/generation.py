@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FEWEST_SHARED = 16
 """The shortest common beginning of prompts that is worth computing apart."""
-PLAIN = {
+NO_RULES = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,

@@ -65,6 +65,9 @@ class ResumableTrainer(Trainer):
         if super()._determine_best_metric(metrics, trial):
             return True
         best = self.state.best_global_step
+        if self.args.save_strategy != SaveStrategy.BEST and not self.control.should_save:
+            # A step that is not saved can be no better one to come back to.
+            return False
         score = metrics["eval_" + str(self.args.metric_for_best_model).removeprefix("eval_")]
         better = bool(best) and score == self.state.best_metric
         better = better and metrics["eval_loss"] < self._validation_loss(best)
@@ -86,6 +89,12 @@ class ResumableTrainer(Trainer):
         """The checkpoint of the best step, which is there, or is written now."""
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         return best if self.state.best_global_step and (best == now or best.is_dir()) else None
+
+    def kept_step(self) -> int | None:
+        """The step whose checkpoint was loaded at the end as the best one; `None` where none was."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        # One that could not be read has left no best step.
+        return checkpoints.step_of(Path(best)) if best and self.state.best_global_step else None
 
     def _save_other_ranks(self, draft: Path) -> None:
         """Every process writes its random state and its losses once the draft folder is there."""

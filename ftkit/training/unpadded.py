@@ -12,7 +12,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,8 +35,30 @@ _ROUND, _ROUND_ALL = 4, 16
 _FEW = 0.75
 """Share of the tokens up to which those that are read are computed apart."""
 
-Read = Callable[[Tensor, Tensor | None], Tensor | None]
-"""The tokens whose last states a model looks at, by the mask of a batch and its labels."""
+Read = Callable[[Mapping[str, Tensor], int | None], Tensor | None]
+"""The tokens whose last states a model looks at, by a batch and the number of the padding token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What is put in the place of last states, to see what hangs on them.
+
+    Attributes:
+        seed: Of the random numbers.
+        chosen: Whether those that are read are replaced, instead of all others.
+    """
+
+    seed: int
+    chosen: bool = False
+
+    def put(self, states: Tensor, count: int) -> Tensor:
+        """States, shape (1, tokens, width), of which `count` are read."""
+        generator = torch.Generator().manual_seed(self.seed)
+        vector = torch.randn(states.shape[-1], generator=generator).to(states) * states.std()
+        states = states.clone()
+        states[:, :count] = vector if self.chosen else states[:, :count]
+        states[:, count:] = states[:, count:] if self.chosen else vector
+        return states
 
 
 class Unpadded:
@@ -44,41 +66,45 @@ class Unpadded:
 
     Args:
         blocks: The model's repeated blocks, in the order in which they are computed.
+        padding: The number of the padding token, as the model knows it.
 
     Attributes:
         read: The tokens of which the last block's states are needed; `None` for all.
         after: The weights of the last block that only those go through.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], padding: int | None = None) -> None:
         self.blocks = blocks
+        self.padding = padding
+        self.narrow: _Narrow | None = None
         self.read: Read | None = None
         self.after: list[nn.Parameter] = []
         self.attended = 0
 
     @classmethod
-    def of(cls, model: nn.Module) -> Unpadded | None:
+    def of(cls, model: Any) -> Unpadded | None:
         """For the one stack of blocks that a model has; `None` where it has none, or several."""
         lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
         stacks = [one for one in lists if all(isinstance(block, GradientCheckpointingLayer) for block in one)]
-        return cls(list(stacks[0])) if len(stacks) == 1 else None
+        padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+        return cls(list(stacks[0]), padding) if len(stacks) == 1 else None
 
     @contextmanager
-    def rows(self, mask: Tensor, labels: Tensor | None = None, *, fill: float = 0.0) -> Iterator[int]:
+    def rows(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> Iterator[int]:
         """Passes over a batch in here compute its real tokens alone; gives how many of them the last block
         leaves out.
 
         Args:
-            mask: 1 where there is a token, 0 where there is padding, shape (rows, columns).
-            labels: Its labels, as its objective has them.
-            fill: What stands for states of the last block that are not computed.
+            batch: Of it, `attention_mask` (1 where there is a token, 0 where there is padding) and
+                `input_ids`, shape (rows, columns), and `labels` as its objective has them.
+            noise: What stands in the place of states.
         """
-        read = self._read(mask, labels)
+        mask, read = batch["attention_mask"], self._read(batch)
         if read is None and (bool(mask.all()) or len(mask) < 2):
             yield 0
             return
         layout = _Layout(mask)
-        narrow = None if read is None else _Narrow(layout, read)
+        narrow = self.narrow = None if read is None else _Narrow(layout, read)
         attend, own = ALL_ATTENTION_FUNCTIONS[_ATTENTION], dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
 
         def in_rows(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, None]:
@@ -98,16 +124,16 @@ class Unpadded:
                 stack.enter_context(narrow.in_second_passes(last))
                 stack.enter_context(last.register_forward_pre_hook(lambda *_: narrow.on()))
                 stack.enter_context(last.register_forward_hook(lambda *_: narrow.off(), always_call=True))
-                after = partial(narrow.after_last, fill=fill)
+                after = partial(narrow.after_last, noise=noise)
                 stack.enter_context(last.register_forward_hook(after))
             ALL_ATTENTION_FUNCTIONS[_ATTENTION] = in_rows
             stack.callback(setattr, ALL_ATTENTION_FUNCTIONS, "_local_mapping", own)
             yield layout.real - narrow.count if narrow else 0
 
-    def _read(self, mask: Tensor, labels: Tensor | None) -> Tensor | None:
+    def _read(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """The tokens to compute to the end, where these are few."""
-        read = None if self.read is None else self.read(mask, labels)
-        return None if read is None or read.sum() > _FEW * mask.sum() else read
+        read = None if self.read is None else self.read(batch, self.padding)
+        return None if read is None or read.sum() > _FEW * batch["attention_mask"].sum() else read
 
 
 def unpadded_as_padded(
@@ -137,7 +163,7 @@ def unpadded_as_padded(
     try:
         with torch.no_grad():
             expected, padded = _seen(found, batch, losses)
-            with found.rows(mask):
+            with found.rows(batch):
                 flat, hidden = _seen(found, batch, losses)
                 attended = found.attended
                 apart = [
@@ -162,20 +188,27 @@ def _what_is_read(
 ) -> Read | None:
     """The rule by which a model looks at last states; `None` where none of those known is it.
 
-    By the right one the losses are what they were, whatever stands in the place of all other states.
+    By the right one each row's loss hangs on the states that it names, and not by a bit on any other, and
+    these states are what they are in the padded batch.
     """
-    mask, training = batch["attention_mask"], model.training
+    per_token = _labelled(batch, None) is not None
+    training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            expected = losses(batch)
-            for found.read in (_first, _last, _labelled, _before_labelled):
+            expected, padded = _seen(found, batch, losses)
+            for found.read in (_labelled, _before_labelled) if per_token else (_first, _last):
+                read = found.read(batch, found.padding)
+                found.after.clear()
                 said = []
-                for fill in (0.0, 1.0):
-                    found.after.clear()
-                    with found.rows(mask, batch.get("labels"), fill=fill) as left_out, _noting(found, mask):
-                        said += [losses(batch)] if left_out else []
-                if said and torch.equal(*said) and _close(said[0], expected, tolerance):
+                for noise in (Noise(1), Noise(2), Noise(1, chosen=True)):
+                    with found.rows(batch, noise) as left_out, _noting(found):
+                        said += [_seen(found, batch, losses)] if left_out else []
+                if read is None or not said:
+                    continue
+                (one, states), (other, _), (spoilt, _) = said
+                right = _close(states[read], padded[read], tolerance) and _close(one, expected, tolerance)
+                if right and torch.equal(one, other) and bool((one != spoilt).all()):
                     return found.read
     except Exception:  # noqa: BLE001
         # As above.
@@ -187,16 +220,19 @@ def _what_is_read(
 
 
 @contextmanager
-def _noting(found: Unpadded, mask: Tensor) -> Iterator[None]:
+def _noting(found: Unpadded) -> Iterator[None]:
     """Note which matrices of the last block fewer tokens go through than all."""
-    tokens = int(mask.sum())
+    known = {id(weight) for weight in found.after}
 
     def note(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if isinstance(module.weight, nn.Parameter) and module.weight.dim() == 2:
-            width = given[0].numel() // given[0].shape[-1]
-            found.after += [module.weight] if width < tokens else []
+        weight, width = module._parameters["weight"], given[0].numel() // given[0].shape[-1]
+        narrow = found.narrow is not None and width == found.narrow.tokens
+        if narrow and weight is not None and weight.dim() == 2 and id(weight) not in known:
+            known.add(id(weight))
+            found.after.append(weight)
 
-    layers = [one for one in found.blocks[-1].modules() if hasattr(one, "weight")]
+    # PEFT's layers have the matrices of others under that name.
+    layers = [one for one in found.blocks[-1].modules() if "weight" in one._parameters]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
         yield
@@ -205,28 +241,34 @@ def _noting(found: Unpadded, mask: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def _first(mask: Tensor, labels: Tensor | None) -> Tensor:
+def _first(batch: Mapping[str, Tensor], padding: int | None) -> Tensor:
     """The first token of each row, as classifiers on encoders do."""
-    real = mask.bool()
+    real = batch["attention_mask"].bool()
     return real & (real.cumsum(dim=1) == 1)
 
 
-def _last(mask: Tensor, labels: Tensor | None) -> Tensor:
-    """The last token of each row, as classifiers on decoders do."""
-    return _first(mask.flip(1), labels).flip(1)
+def _last(batch: Mapping[str, Tensor], padding: int | None) -> Tensor:
+    """The last token of each row, as classifiers on decoders do: by the mask, and, where a text ends in the
+    padding token, by that.
+    """
+    real = batch["attention_mask"].bool()
+    words = real if padding is None else real & (batch["input_ids"] != padding)
+    ends = [one & (one.flip(1).cumsum(dim=1).flip(1) == 1) for one in (real, words)]
+    return ends[0] | ends[1]
 
 
-def _labelled(mask: Tensor, labels: Tensor | None) -> Tensor | None:
+def _labelled(batch: Mapping[str, Tensor], padding: int | None) -> Tensor | None:
     """Tokens that have a label."""
+    mask, labels = batch["attention_mask"], batch.get("labels")
     if labels is None or labels.shape != mask.shape or labels.is_floating_point():
         return None
     return mask.bool() & (labels != IGNORED)
 
 
-def _before_labelled(mask: Tensor, labels: Tensor | None) -> Tensor | None:
+def _before_labelled(batch: Mapping[str, Tensor], padding: int | None) -> Tensor | None:
     """Tokens before one that has a label, as language models do."""
-    found = _labelled(mask, labels)
-    return None if found is None else mask.bool() & nn.functional.pad(found[:, 1:], (0, 1))
+    found = _labelled(batch, padding)
+    return None if found is None else batch["attention_mask"].bool() & nn.functional.pad(found[:, 1:], (0, 1))
 
 
 def _changed(batch: Batch, real: Tensor) -> Iterator[tuple[Tensor, Batch]]:
@@ -623,14 +665,13 @@ class _Narrow(TorchFunctionMode):
         mask = mask.expand(len(columns), -1, -1, -1)
         return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
 
-    def after_last(self, block: nn.Module, given: Any, output: Any, *, fill: float) -> Any:
+    def after_last(self, block: nn.Module, given: Any, output: Any, *, noise: Noise | None) -> Any:
         """Rows again; the empty token for what was not chosen, and for padding."""
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         if hidden.shape[1] == self.layout.tokens:
             return self.layout.after_last(block, given, output)
-        if fill:
-            hidden = hidden.clone()
-            hidden[:, self.count :] = fill
+        if noise:
+            hidden = noise.put(hidden, self.count)
         (padded,) = _Pad.apply([self.whole], hidden.flatten(0, 1))
         return (padded, *rest) if isinstance(output, tuple) else padded
 

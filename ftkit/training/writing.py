@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
@@ -139,10 +140,9 @@ class WritingHead(LanguageHead):
             rendered = [self.render(record, tokenizer).prompt() for record in chunk]
             read = self._read(rendered, tokenizer)
             for record, prompt, (ids, offsets) in zip(chunk, rendered, read, strict=True):
-                if len(ids) > max_length and (left := self._without_oldest(record)):
+                if len(ids) > max_length and (shorter := self._without_oldest(record)):
                     self._tell(record, max_length)
-                    found += self.prompts([left], tokenizer, max_length)
-                    continue
+                    prompt, (ids, offsets) = self._fitting(shorter, tokenizer, max_length, answered=False)[1:]
                 excess = len(ids) - max_length
                 kept = self._kept(offsets, prompt.cut, excess)
                 if excess > 0 and self.truncation == "error":
@@ -191,21 +191,61 @@ class WritingHead(LanguageHead):
             read = self._read([one.prompt() for one in rendered] if separate else rendered, tokenizer)
             written = _written(rendered, tokenizer) if separate else [None] * len(chunk)
             for (number, record), one, tokens, answer in zip(chunk, rendered, read, written, strict=True):
-                if len(tokens[0]) > max_length and (left := self._without_oldest(record)):
-                    ((_, _, row),) = self._rows([left], tokenizer, max_length)
-                    yield number, record, row and {**row, "shortened": True}
-                    continue
-                yield number, record, self._row(one, tokens, answer, record, tokenizer, max_length)
+                used, whole = record, None if separate else one
+                # Few rows are that long, and only theirs are looked at once more.
+                long = len(tokens[0]) >= max_length and self._length(tokens, whole, tokenizer) > max_length
+                if long and (shorter := self._without_oldest(record)):
+                    used, left, tokens = self._fitting(shorter, tokenizer, max_length, answered=not separate)
+                    one = self.render(used, tokenizer) if separate else left
+                row = self._row(one, tokens, answer, used, tokenizer, max_length)
+                yield number, record, row and {**row, "shortened": row["shortened"] or used is not record}
 
-    def _without_oldest(self, record: Record) -> Record | None:
-        """A conversation without its oldest exchange, where what is too long loses its beginning: cut within
-        it, the one would say what the other has said.
+    def _without_oldest(self, record: Record) -> list[Record]:
+        """A conversation without its oldest exchanges, one more each time, where what is too long loses its
+        beginning: cut within them, the one would say what the other has said.
         """
-        opening = tuple(turn for turn in record.turns if turn.role == "system")
+        if self.truncation != "left":
+            return []
+        opening = [turn for turn in record.turns if turn.role == "system"]
         said = [turn for turn in record.turns if turn.role != "system"]
-        answered = next((n for n, turn in enumerate(said) if turn.role == "assistant"), len(said))
-        left = (*opening, *said[answered + 1 :])
-        return replace(record, turns=left) if self.truncation == "left" and len(left) > len(opening) else None
+        ends = [n for n, turn in enumerate(said[:-1], 1) if turn.role == "assistant"]
+        return [replace(record, turns=(*opening, *said[end:])) for end in ends]
+
+    def _fitting(
+        self,
+        shorter: Sequence[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        answered: bool,
+    ) -> tuple[Record, Rendered, Tokens]:
+        """The longest of ever shorter conversations that fits, or the shortest; with its text and tokens.
+
+        Args:
+            shorter: The conversations.
+            tokenizer: The model's.
+            max_length: The most tokens.
+            answered: Whether they are read with their answers.
+        """
+
+        def read(number: int) -> tuple[Rendered, Tokens]:
+            rendered = self.render(shorter[number], tokenizer)
+            rendered = rendered if answered else rendered.prompt()
+            return rendered, self._read([rendered], tokenizer)[0]
+
+        def fits(number: int) -> bool:
+            rendered, tokens = read(number)
+            return self._length(tokens, rendered if answered else None, tokenizer) <= max_length
+
+        number = min(bisect_left(range(len(shorter)), True, key=fits), len(shorter) - 1)
+        return shorter[number], *read(number)
+
+    def _length(self, tokens: Tokens, rendered: Rendered | None, tokenizer: PreTrainedTokenizerBase) -> int:
+        """How many tokens there are, with the end that is put after the answers in a text."""
+        ids, offsets = tokens
+        if rendered is None:
+            return len(ids)
+        return len(_closed(ids, offsets, _learned(ids, offsets, rendered.answers), tokenizer)[0])
 
     def _row(
         self,

@@ -54,8 +54,8 @@ FOLDERS = {
         "brings its own Python code, which is not run",
         "read that",
     ),
-    "remote code on an architecture's name": (
-        _write("config.json", CODE.replace(".Model", ".JinaBertModel")),
+    "remote code under transformers' names": (
+        _write("config.json", CODE.replace(".Model", ".BertModel")),
         3,
         "brings its own Python code, which is not run",
         "read that",

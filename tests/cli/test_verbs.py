@@ -423,6 +423,13 @@ def test_python_predicts_with_a_model_that_is_loaded_once(
         assert one.scores == pytest.approx(together.scores, abs=1e-6)
     assert loads == [finished / "model"]
     assert library.evaluate(run).metrics == run.metrics
+    (finished.parent / "rows.csv").write_text("text,label\na red one,red\n")
+    with monkeypatch.context() as patch:
+        patch.chdir(finished.parent)
+        few = library.Run.load(finished, ["data={train_file: rows.csv, test_file: rows.csv}"])
+    assert library.evaluate(few).scores.rows == library.evaluate(few, ["metrics=[accuracy]"]).scores.rows == 1
+    with pytest.raises(UsageError, match="another task, model or method"):
+        library.evaluate(few, ["method=lora"])
 
 
 @pytest.mark.parametrize(

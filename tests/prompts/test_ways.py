@@ -30,7 +30,7 @@ from ftkit.errors import FtkitError
 from ftkit.prompts.answering import Generating
 from ftkit.prompts.ranking import Joint
 from ftkit.prompts.retrieval import Bm25
-from ftkit.training.generation import PLAIN, Writer
+from ftkit.training.generation import NO_RULES, Writer
 
 LABELS = ["blue", "green", "red"]
 
@@ -451,7 +451,7 @@ def test_how_texts_are_written_is_recorded(
     assert run.metrics["generation"] == said
     assert (said.pop("until"), said.pop("constrained")) == (["\n\n"], False)
     # A label is no free text, whose repetitions a checkpoint may want less of.
-    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1, **PLAIN}
+    given = {"max_new_tokens": 3, "do_sample": True, "top_k": 5, "num_beams": 1, **NO_RULES}
     assert said | given | {"typical_p": 0.9, "eos_token_id": [0], "pad_token_id": 0} == said
     # As transformers has it, defaults aside.
     settings = GenerationConfig(**given, eos_token_id=[0], pad_token_id=0, use_cache=True)

@@ -57,6 +57,12 @@ def test_what_training_would_miss_is_missed_before_a_run_is_replaced(
     assert {path: path.stat().st_mtime_ns for path in before.folder.rglob("*")} == files
 
 
+def test_steps_of_validation_without_rows_are_idle(recipe: dict[str, Any], colours: Path) -> None:
+    recipe["data"] = {"train_file": str(colours / "train.csv")}
+    recipe["training"] |= {"eval_steps": 2, "max_steps": 2}
+    assert ftkit.finetune(recipe).finished
+
+
 def test_an_optimizer_gets_its_arguments(recipe: dict[str, Any]) -> None:
     recipe["training"] |= {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"}
     assert ftkit.finetune(recipe).finished
@@ -72,6 +78,8 @@ def test_an_optimizer_gets_its_arguments(recipe: dict[str, Any]) -> None:
         ({"eval_strategy": "steps", "eval_steps": 4, "save_steps": 8}, ("steps", 8), ("steps", 4)),
         ({"eval_steps": 0.25, "save_strategy": "best"}, ("best", 500), ("steps", 0.25)),
         ({"save_strategy": "no"}, ("no", 500), ("epoch", None)),
+        ({"eval_strategy": "epoch", "save_steps": 8}, ("epoch", 8), ("epoch", None)),
+        ({"save_strategy": "epoch", "eval_steps": 8}, ("epoch", 500), ("epoch", 8)),
     ],
 )
 def test_the_model_is_validated_as_often_as_it_is_saved(

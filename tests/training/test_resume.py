@@ -322,6 +322,25 @@ def test_where_scores_tie_the_least_loss_is_best(
     assert files(run.folder)[0] == files(short.folder)[0]
 
 
+def test_the_step_that_is_told_is_one_that_was_saved(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scores are highest at a step that was validated and not saved."""
+    scores = iter([0.1, 0.3, 0.9, 0.2, 0.2, 0.2])
+    monkeypatch.setattr(ftkit.finetuning, "headline_scores", lambda *_: {"accuracy": next(scores)})
+    steady = {**TRAINING, "lr_scheduler_type": "constant"}
+    recipe |= {"training": {**steady, "save_steps": 8}}
+    with caplog.at_level("INFO", "ftkit"):
+        run = ftkit.finetune(recipe)
+    assert run.manifest["training"]["best_step"] == 8
+    assert "  the weights of step 8 of 24 are kept: validation accuracy 0.3000" in caplog.text
+    short = ftkit.finetune(
+        recipe | {"training": {**steady, "eval_strategy": "no"}},
+        [f"output_dir={tmp_path / 'short'}", "training.max_steps=8"],
+    )
+    assert files(run.folder)[0] == files(short.folder)[0]
+
+
 def test_another_number_of_processes_is_refused(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ftkit.prompts.chat import PLAIN, conversation
+from ftkit.prompts.chat import PLAIN, closing, conversation
 from ftkit.records import Record, Turn, Writing
 from ftkit.tasks.instruction import Instruction
 
@@ -69,7 +70,8 @@ def test_a_prompt_is_the_same_tomorrow(tiny: Callable[[str], Path]) -> None:
     tokenizer.chat_template = "\n" + day + SHORT
     assert conversation([Turn("user", " one")], None, tokenizer, "").text == "\n26 Jul 2024 one"
     assert tokenizer.chat_template == "\n" + day + SHORT, "as it is saved"
-    assert tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False) != "26 Jul 2024"
+    plain = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    assert plain == "\n" + date.today().strftime("%d %b %Y"), "elsewhere the clock goes on"
 
 
 TALK = (
@@ -94,6 +96,24 @@ def test_what_is_too_long_loses_its_oldest_exchanges_whole(room: int, tiny: Call
     assert encoded.truncated == 1
     learned = tokenizer.decode([label for label in row["labels"] if label != -100])
     assert learned.count("assistant") == len(kept) // 2 - 1
+
+
+def test_a_conversation_of_any_length_is_cut(tiny: Callable[[str], Path]) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    head: Any = Instruction(truncation="left").objective((), {}, family="decoder", label_smoothing=0.0)
+    head.prepare(tokenizer, 100)
+    turns = (*TALK[1:3] * 1500, TALK[-1])
+    (ids,) = head.prompts([Record("?", turns=turns)], tokenizer, 100)
+    assert tokenizer.decode(ids) == conversation([TALK[-1]], None, tokenizer, "").text
+
+
+def test_a_template_that_does_not_tell_how_answers_end(tiny: Callable[[str], Path]) -> None:
+    """Its prompt for an answer goes on with thoughts, which answers do not have."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    tokenizer.chat_template = SHORT + "{% if add_generation_prompt %}<think>{% endif %}"
+    assert closing(tokenizer) == set()
+    tokenizer.chat_template = SHORT
+    assert closing(tokenizer) == {tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize("trims", [False, True])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import write_colours
 from training.test_gradients import engine_gradients
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     FalconH1Config,
     FalconH1ForCausalLM,
 )
@@ -85,7 +88,7 @@ def test_gradients_of_an_architecture(architecture: str, checkpointing: bool, st
     seen: list[torch.Size] = []
     norms = [m for m in found.blocks[-1].modules() if "norm" in type(m).__name__.lower()]
     hook = norms[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
-    with found.rows(inputs["attention_mask"]):
+    with found.rows(inputs):
         ours = gradients(model, inputs)
     hook.remove()
     assert_same(ours, plain)
@@ -115,7 +118,7 @@ def test_the_last_block_computes_what_a_classifier_reads(
     for module in found.blocks[-1].modules():
         if isinstance(module, (torch.nn.Linear, Conv1D)):
             module.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[-2]))
-    with found.rows(inputs["attention_mask"]):
+    with found.rows(inputs):
         ours = gradients(model, inputs)
     assert_same(ours, plain)
     if architecture == "gpt_neox":
@@ -157,7 +160,7 @@ def test_the_last_block_computes_what_an_answer_is_learned_from(
     norms = [m for m in found.blocks[-1].modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
     seen: list[int] = []
     norms[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2]))
-    with found.rows(inputs["attention_mask"], inputs["labels"]):
+    with found.rows(inputs):
         rows(inputs).sum().backward()
     assert_same({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, plain)
     count = int((inputs["labels"] != -100).sum())
@@ -184,10 +187,93 @@ def test_a_model_that_reads_all_tokens_computes_all(still: Folder) -> None:
     found = unpadded_as_padded(model, inputs, pooled, 0.5)
     assert found is not None
     assert found.read is None
-    with found.rows(inputs["attention_mask"]):
+    with found.rows(inputs):
         states = model.bert(**inputs).last_hidden_state
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(states[real], mean[real])
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "opt", "llama", "modernbert", "bert"])
+@pytest.mark.parametrize("kind", ["labels", "numbers", "all"])
+def test_what_is_read_is_known_in_bf16(architecture: str, kind: str, still: Folder) -> None:
+    """Losses of a new head are nearly the same whatever it reads, and a last norm makes 0 of any constant."""
+    model, inputs = load(still(architecture)), batch()
+    pair = {name: values[[0, 2]] for name, values in inputs.items()}
+
+    def rows(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            if kind == "all":
+                states = model.base_model(**given).last_hidden_state.float()
+                return 1000 + (states[..., 0] * given["attention_mask"]).sum(1) / given["attention_mask"].sum(
+                    1
+                )
+            logits = model(**given).logits.float()
+        if kind == "numbers":
+            return (logits[:, 0] - 100) ** 2
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="none")
+
+    found = unpadded_as_padded(model, pair, rows, 0.2)
+    assert found is not None
+    encoder = architecture in ENCODERS
+    assert found.read is (None if kind == "all" else _first if encoder else _last)
+
+
+def test_rows_that_count_nothing_tell_nothing(still: Folder) -> None:
+    """As those of a class of weight 0."""
+    model, inputs = load(still("gpt2")), batch()
+    found = unpadded_as_padded(model, inputs, lambda given: 0 * model(**given).logits.sum(1), 1e-5)
+    assert found is not None
+    assert found.read is None
+
+
+def test_first_tokens_that_alone_have_labels_are_no_rule(still: Folder) -> None:
+    """Rows of a word each would let a token classifier pass for one that reads its first token."""
+    torch.manual_seed(1)
+    model = AutoModelForTokenClassification.from_pretrained(still("gpt2"), num_labels=3).eval()
+    inputs = {name: values[[0, 2]] for name, values in batch().items()}
+    inputs["labels"] = torch.full_like(inputs["input_ids"], -100)
+    inputs["labels"][:, 0] = 1
+
+    def rows(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        plain = {name: values for name, values in given.items() if name != "labels"}
+        logits = model(**plain).logits.transpose(1, 2)
+        return torch.nn.functional.cross_entropy(logits, given["labels"], reduction="none").sum(1)
+
+    found = unpadded_as_padded(model, inputs, rows, 1e-5)
+    assert found is not None
+    assert found.read is _labelled
+
+
+def test_a_text_that_ends_in_the_padding_token(still: Folder) -> None:
+    """transformers' classifiers on decoders go by the token, not by the mask."""
+    model, inputs = load(still("llama")), batch()
+    found = unpadded_as_padded(model, inputs, lambda given: model(**given).logits.sum(1), 1e-5)
+    assert found is not None
+    for row, length in enumerate(LENGTHS):
+        inputs["input_ids"][row, length - 1] = 0 if row % 2 else 7
+    plain = gradients(model, inputs)
+    with found.rows(inputs) as left_out:
+        assert_same(gradients(model, inputs), plain)
+    assert left_out > 0
+
+
+def summed(model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.as_tensor(model(**given).logits.sum(1))
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0, 7]])
+def test_the_matrices_that_fewer_tokens_go_through(rows: list[int], still: Folder) -> None:
+    """Each once, also with adapters; and where the rows that are looked at are short."""
+    model = load(still("bert"))
+    inputs = {name: values[rows] for name, values in batch().items()}
+    adapted = get_peft_model(model, LoraConfig(target_modules="all-linear", task_type="SEQ_CLS"))
+    for one in (model, adapted):
+        found = unpadded_as_padded(one.eval(), inputs, partial(summed, one), 1e-5)
+        assert found is not None
+        assert len({id(weight) for weight in found.after}) == len(found.after)
+        names = {id(p): name for name, p in found.blocks[-1].named_parameters()}
+        assert any("intermediate.dense" in names[id(weight)] for weight in found.after)
+        assert not any("attention.self" in names[id(weight)] for weight in found.after)
 
 
 def test_a_stopped_step_leaves_nothing_behind(still: Folder) -> None:
@@ -199,7 +285,7 @@ def test_a_stopped_step_leaves_nothing_behind(still: Folder) -> None:
         raise KeyboardInterrupt
 
     hook = found.blocks[-1].output.register_forward_hook(stop)
-    with pytest.raises(KeyboardInterrupt), found.rows(inputs["attention_mask"]):
+    with pytest.raises(KeyboardInterrupt), found.rows(inputs):
         model(**inputs)
     hook.remove()
     assert not torch.overrides._get_current_function_mode_stack()
@@ -210,7 +296,7 @@ def test_padding_on_the_left(still: Folder) -> None:
     model, inputs = load(still("llama")), batch("left")
     plain, found = gradients(model, inputs), Unpadded.of(model)
     assert found is not None
-    with found.rows(inputs["attention_mask"]):
+    with found.rows(inputs):
         assert_same(gradients(model, inputs), plain)
 
 
@@ -270,7 +356,7 @@ def test_tokens_are_told_from_columns(still: Folder) -> None:
     found = Unpadded.of(model)
     assert found is not None
     expected = model(**few).logits
-    with found.rows(few["attention_mask"]):
+    with found.rows(few):
         torch.testing.assert_close(model(**few).logits, expected)
     assert found.attended == len(found.blocks)
 
@@ -282,7 +368,7 @@ def test_an_attention_function_of_ones_own_is_kept(still: Folder, monkeypatch: p
     own = ALL_ATTENTION_FUNCTIONS["sdpa"]
     found = Unpadded.of(load(still("bert")))
     assert found is not None
-    with found.rows(batch()["attention_mask"]):
+    with found.rows(batch()):
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
 
