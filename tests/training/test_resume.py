@@ -303,7 +303,7 @@ def test_where_scores_tie_the_least_loss_is_best(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The loss falls and then rises; the first checkpoint has the same score."""
-    monkeypatch.setattr(ftkit.finetuning, "headline_scores", lambda *_: {"accuracy": 0.25})
+    monkeypatch.setattr("ftkit.finetuning.headline_scores", lambda *_: {"accuracy": 0.25})
     recipe |= {"training": {**TRAINING, "learning_rate": 3e-2, "lr_scheduler_type": "constant"}}
     if resumed:
         with monkeypatch.context() as patch:
@@ -327,7 +327,7 @@ def test_the_step_that_is_told_is_one_that_was_saved(
 ) -> None:
     """Scores are highest at a step that was validated and not saved."""
     scores = iter([0.1, 0.3, 0.9, 0.2, 0.2, 0.2])
-    monkeypatch.setattr(ftkit.finetuning, "headline_scores", lambda *_: {"accuracy": next(scores)})
+    monkeypatch.setattr("ftkit.finetuning.headline_scores", lambda *_: {"accuracy": next(scores)})
     steady = {**TRAINING, "lr_scheduler_type": "constant"}
     recipe |= {"training": {**steady, "save_steps": 8}}
     with caplog.at_level("INFO", "ftkit"):
