@@ -79,9 +79,10 @@ class EngineSettings(Block):
     """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
     micro_batch: Literal["auto", "off"] = "auto"
     """`auto` leaves padding out: on a CPU between a model's first and last block, where its architecture lets
-    rows follow each other there, else by computing a batch in parts of similar length. On a CPU it also cuts
-    parts beyond a size from which larger ones only take more memory. The optimizer batch, the rows and the
-    gradient stay the same; `off` computes batches whole, with their padding."""
+    rows follow each other there, else by computing a batch in parts of similar length; and the last block
+    computes only the tokens that are read, where that is known. On a CPU it also cuts parts beyond a size from
+    which larger ones only take more memory. The optimizer batch, the rows and the gradient stay the same; `off`
+    computes batches whole, with their padding."""
 
 
 class Generation(Block):
