@@ -80,9 +80,9 @@ class EngineSettings(Block):
     micro_batch: Literal["auto", "off"] = "auto"
     """`auto` leaves padding out: on a CPU between a model's first and last block, where its architecture lets
     rows follow each other there, else by computing a batch in parts of similar length; and the last block
-    computes only the tokens that are read, where that is known. On a CPU it also cuts parts beyond a size from
-    which larger ones only take more memory. The optimizer batch, the rows and the gradient stay the same; `off`
-    computes batches whole, with their padding."""
+    computes only the tokens that are read, where that is known. On a CPU it also cuts parts beyond a size
+    from which larger ones only take more memory. The optimizer batch, the rows and the gradient stay the
+    same; `off` computes batches whole, with their padding."""
 
 
 class Generation(Block):
