@@ -616,21 +616,11 @@ class _Narrow(TorchFunctionMode):
                 given = (first, sizes)
         return function(*given, **(options or {}))
 
-    def attend(
-        self,
-        attend: Callable[..., Any],
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        *given: Any,
-        **options: Any,
-    ) -> tuple[Tensor, None]:
+    def attend(self, *given: Any, **options: Any) -> tuple[Tensor, None]:
         """Attention of the chosen tokens to all of their rows; arguments as for a layout."""
         self.attends = True
         try:
-            return self._attend(attend, module, query, key, value, attention_mask, *given, **options), None
+            return self._attend(*given, **options), None
         finally:
             self.attends = False
 
