@@ -88,7 +88,6 @@ class Meter:
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         weights = [p for p in model.parameters() if id(p) not in embeddings]
         done = _operations(weights) * tokens - _operations(after) * left_out
-        found["operations_per_token"] = round(done / max(tokens, 1))
         found["matmul_share"] = round(done / seconds / rate, 4)
         return found
 
