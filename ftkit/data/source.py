@@ -232,6 +232,11 @@ class DataSource(Block):
             hint=f"set data.format to one of: {', '.join(kinds)}",
         )
 
+    @property
+    def hub_name(self) -> str | None:
+        """The id of the data set on the Hub; `None` where the rows are on this machine."""
+        return None if self.dataset_name and Path(self.dataset_name).is_dir() else self.dataset_name
+
     @cached_property
     def _hub(self) -> HubDataset:
         assert self.dataset_name is not None

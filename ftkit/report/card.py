@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ftkit.report.results import uncertainty
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from ftkit.recipe import Recipe
     from ftkit.run import Run
+
+_TAGS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForQuestionAnswering": "question-answering",
+}
 
 
 def model_card(run: Run) -> str:
@@ -18,6 +26,7 @@ def model_card(run: Run) -> str:
     recipe, manifest = run.recipe, run.manifest
     verb = "finetune" if recipe.method.trains else "eval"
     lines = [
+        *_metadata(run),
         f"# {run.folder.name}",
         "",
         f"A {recipe.task.type} model: `{recipe.model.name}`, method `{recipe.method.type}`, "
@@ -45,6 +54,62 @@ def model_card(run: Run) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _metadata(run: Run) -> list[str]:
+    """The block at the top by which the Hub finds and shows a model: huggingface.co/docs/hub/model-cards.
+
+    Only what can be found there is named: no path of this machine.
+    """
+    from huggingface_hub import ModelCardData
+
+    recipe, data = run.recipe, run.recipe.data.hub_name
+    kind = _pipeline_tag(run)
+    results = _results(run, kind) or None
+    tags = ["ftkit", recipe.method.type] if recipe.method.adapters else ["ftkit"]
+    metadata = ModelCardData(
+        base_model=recipe.model.name_or_path if recipe.model.is_on_hub else None,
+        datasets=[data] if data else None,
+        library_name="peft" if recipe.method.adapters else "transformers",
+        pipeline_tag=kind,
+        tags=tags,
+        model_name=run.folder.name if results else None,
+        eval_results=results,
+    )
+    return ["---", metadata.to_yaml(), "---", ""]
+
+
+def _pipeline_tag(run: Run) -> str | None:
+    """The Hub's name for what the model does."""
+    task = run.recipe.task
+    if task.pipeline and not task.writes:
+        return task.pipeline
+    return _TAGS.get(run.manifest["training"].get("auto_class", ""))
+
+
+def _results(run: Run, kind: str | None) -> list[EvalResult]:
+    """The scores, where they are of a whole split that others can look up."""
+    from huggingface_hub import EvalResult
+
+    data, metrics = run.recipe.data, run.metrics
+    if not (data.hub_name and kind and metrics) or run.manifest.get("limit"):
+        return []
+    split = metrics["split"]
+    if getattr(data, f"{split}_fraction"):
+        return []
+    return [
+        EvalResult(
+            task_type=kind,
+            dataset_type=data.hub_name,
+            dataset_name=data.hub_name,
+            dataset_config=data.dataset_config_name,
+            dataset_split=getattr(data, f"{split}_split") or split,
+            dataset_revision=data.revision,
+            metric_type=name,
+            metric_value=score["value"],
+        )
+        for name, score in metrics["metrics"].items()
+    ]
 
 
 def snippet(run: Run) -> str:

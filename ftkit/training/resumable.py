@@ -157,6 +157,9 @@ class ResumableTrainer(Trainer):
         adapters = hasattr(model, "peft_config")
         extra = {"save_embedding_layers": False} if adapters else {"save_original_format": as_published}
         model.save_pretrained(folder, state_dict=weights, **extra)
+        if adapters:
+            # An empty form, which names the base by its path on this machine; the run has a card of its own.
+            (folder / "README.md").unlink(missing_ok=True)
 
     # Restoring --------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import EvalResult, ModelCard
 
 from ftkit.recipe import load_recipe
 from ftkit.report.card import model_card
@@ -64,3 +66,65 @@ def test_a_card_says_what_holds(
     card = model_card(Run(tmp_path / "run", recipe, {**manifest, "training": figures}))
     assert says in card
     assert says_not not in card
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "method", "known"),
+    [
+        (
+            "org/model", {"dataset_name": "org/data", "dataset_config_name": "en", "revision": "v2"}, FULL,
+            {
+                "base_model": "org/model", "datasets": ["org/data"], "library_name": "transformers",
+                "pipeline_tag": "text-classification", "tags": ["ftkit"],
+            },
+        ),
+        (
+            "package:some/model", {"dataset_name": "org/data", "test_fraction": 0.1}, {"type": "lora"},
+            {
+                "datasets": ["org/data"], "library_name": "peft",
+                "pipeline_tag": "text-classification", "tags": ["ftkit", "lora"],
+            },
+        ),
+        (
+            "./model", {"train_file": "train.csv"}, FULL,
+            {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["ftkit"]},
+        ),
+    ],
+)  # fmt: skip
+def test_the_hub_reads_a_card(
+    base: str,
+    data: dict[str, Any],
+    method: dict[str, Any],
+    known: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Base, data and scores are named as the Hub looks for them, and none that only this machine has."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.csv").write_text("text,label\n")
+    recipe = load_recipe(
+        {
+            "task": {"type": "classification"}, "method": method, "model": {"name_or_path": base},
+            "data": data, "output_dir": "run",
+        }
+    )  # fmt: skip
+    manifest = {
+        "versions": {}, "data": {}, "notes": [], "labels": ["a", "b"], "precision": "fp32", "pairs": False,
+        "training": {"max_length": 64, "auto_class": "AutoModelForSequenceClassification"},
+    }  # fmt: skip
+    scores = {"accuracy": {"value": 0.75, "low": 0.7, "high": 0.8}}
+    metrics = {"split": "test", "rows": 9, "metrics": scores, "details": {}}
+    Path("run").mkdir()
+    Path("run/metrics.json").write_text(json.dumps(metrics))
+    card = ModelCard(model_card(Run(Path("run").absolute(), recipe, manifest)))
+    expected = [
+        EvalResult(
+            "text-classification", "org/data", "org/data", "accuracy", 0.75,
+            dataset_config="en", dataset_revision="v2", dataset_split="test",
+        )
+    ]  # fmt: skip
+    found = card.data.to_dict()
+    named = {name: value for name, value in found.items() if name not in ("model-index", "model_name")}
+    assert named == known
+    assert (card.data.eval_results or []) == (expected if base == "org/model" else [])
+    assert str(tmp_path) not in card.data.to_yaml()
