@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,8 @@ _RECORDS_AT_ONCE = 65_536
 _ROWS_COMPARED, _TOKENS_COMPARED = 64, 4096
 """The most rows and tokens, padding included, that a saved model is compared on."""
 _ROWS_TRIED = 8
+_WORTH_A_LOOK = 8
+"""Batches from which on it pays to look at how a model computes them."""
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -87,6 +90,8 @@ class TrainedEstimator:
         self.auto_class = ""
         self.answers: Answers | None = None
         self._told_cut = False
+        self._narrow: Unpadded | None = None
+        self._looked = False
 
     # Fitting ----------------------------------------------------------------------------
 
@@ -165,16 +170,11 @@ class TrainedEstimator:
 
     def _unpadded(self, features: Sequence[Features]) -> Unpadded | None:
         """What computes the real tokens of a batch alone, where that was measured to be faster."""
-        arguments = self.arguments
-        plain = processes().device.type == "cpu" and not arguments.torch_compile
+        plain = processes().device.type == "cpu" and not self.arguments.torch_compile
         if not self.setup.micro_batch or not plain or self.objective.packing:
             return None
-        sizes = lengths(features)
-        order = sizes.argsort(kind="stable").tolist()
-        shortest, middle, longest = order[0], order[len(order) // 2], order[-1]
         rows = Rows(features, self.objective, self.setup.seed)
-        pair = shortest, middle if sizes[middle] > sizes[shortest] else longest
-        batch = self.collator([rows[row, 1.0, 0] for row in pair])
+        batch = self.collator([rows[row, 1.0, 0] for row in _of_two_lengths(features)])
         found = unpadded_as_padded(self.model, batch, self._losses, 10 * _TOLERANCE[self.precision])
         log.debug("  batches are computed %s their padding", "with" if found is None else "without")
         return found
@@ -328,6 +328,7 @@ class TrainedEstimator:
 
     def _use(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
         self.model = model
+        self._narrow, self._looked = None, False
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.objective = self.setup.objective(self.model.config)
@@ -452,12 +453,13 @@ class TrainedEstimator:
         state = processes()
         features = encoded.features
         batches = by_length(features, self._eval_batch)
+        narrow = self._narrowed(features) if len(batches) >= _WORTH_A_LOOK else None
         mine: list[tuple[int, Any]] = []
         sums = [0.0, 0.0]
         for batch, counts in shared(batches):
             rows = batch.tolist()
             chosen = [features[row] for row in rows]
-            outputs, loss, count = self._forward(chosen)
+            outputs, loss, count = self._forward(chosen, narrow)
             if not counts:
                 continue
             mine += zip(rows, self.objective.decode(outputs, chosen), strict=True)
@@ -489,7 +491,26 @@ class TrainedEstimator:
     def _eval_batch(self) -> int:
         return int(self.setup.arguments.get("per_device_eval_batch_size", EVAL_BATCH))
 
-    def _forward(self, features: Sequence[Features]) -> tuple[Tensor, float, float]:
+    def _narrowed(self, features: Sequence[Features]) -> Unpadded | None:
+        """What leaves tokens that are not read out of the last block, where that changes nothing."""
+        plain = processes().device.type == "cpu" and not is_sharded(self.model)
+        if not self._looked and plain and self.setup.micro_batch:
+            batch = self.collator([(row, 1.0, features[row]) for row in _of_two_lengths(features)])
+            tolerance = 10 * _TOLERANCE[self.precision]
+            self._narrow = unpadded_as_padded(self.model, batch, self._sizes, tolerance)
+        self._looked = True
+        return self._narrow
+
+    def _sizes(self, batch: Batch) -> Tensor:
+        """One number for each row of a batch, which hangs on all that the model says of it; on the CPU."""
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", ROWS, WEIGHTS)}
+        with autocast(torch.device("cpu"), self.precision):
+            outputs = self.objective.outputs(self.model, inputs, batch.get("labels"))
+        return outputs.float().abs().flatten(1).sum(dim=1)
+
+    def _forward(
+        self, features: Sequence[Features], narrow: Unpadded | None = None
+    ) -> tuple[Tensor, float, float]:
         """Outputs of one batch on the CPU, with the summed loss and its count."""
         device = processes().device
         if not is_sharded(self.model):
@@ -501,7 +522,9 @@ class TrainedEstimator:
             labels = self.objective.collate_labels(features, inputs["input_ids"].shape[1]).to(device)
         # What FSDP gathers under inference mode could not be trained on afterwards.
         quiet = torch.no_grad() if is_sharded(self.model) else torch.inference_mode()
-        with quiet, autocast(device, self.precision):
+        batch = inputs if labels is None else {**inputs, "labels": labels}
+        fewer = narrow.rows(batch, last_alone=True) if narrow else nullcontext()
+        with quiet, autocast(device, self.precision), fewer:
             outputs = self.objective.outputs(self.model, inputs, labels).float()
         if labels is None:
             return outputs.cpu(), 0.0, 0.0
@@ -542,6 +565,14 @@ class TrainedEstimator:
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )
+
+
+def _of_two_lengths(features: Sequence[Features]) -> tuple[int, int]:
+    """Two rows, the second longer than the first where there are such."""
+    sizes = lengths(features)
+    order = sizes.argsort(kind="stable").tolist()
+    shortest, middle, longest = order[0], order[len(order) // 2], order[-1]
+    return shortest, middle if sizes[middle] > sizes[shortest] else longest
 
 
 def _untie_adapted(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ architecture whose blocks attend by transformers' attention functions.
 
 Of the last block, moreover, a classifier reads one token a row, and a language model those before an answer.
 The others are computed there no further than to keys and values: the loss and its gradient do not hang on
-them.
+them. Predictions, whose rows are of one length, have that alone.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Unpadded:
         return cls(list(stacks[0]), padding) if len(stacks) == 1 else None
 
     @contextmanager
-    def rows(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> Iterator[int]:
+    def rows(
+        self, batch: Mapping[str, Tensor], noise: Noise | None = None, *, last_alone: bool = False
+    ) -> Iterator[int]:
         """Passes over a batch in here compute its real tokens alone; gives how many of them the last block
         leaves out.
 
@@ -98,9 +100,11 @@ class Unpadded:
             batch: Of it, `attention_mask` (1 where there is a token, 0 where there is padding) and
                 `input_ids`, shape (rows, columns), and `labels` as its objective has them.
             noise: What stands in the place of states.
+            last_alone: Whether the blocks before the last one compute the batch as it is: where its rows are
+                of one length, there is nothing to take out.
         """
         mask, read = batch["attention_mask"], self._read(batch)
-        if read is None and (bool(mask.all()) or len(mask) < 2):
+        if read is None and (last_alone or bool(mask.all()) or len(mask) < 2):
             yield 0
             return
         layout = _Layout(mask)
@@ -111,10 +115,12 @@ class Unpadded:
             self.attended += 1
             if narrow is not None and narrow.is_on:
                 return narrow.attend(attend, module, *given, **options)
+            if last_alone:
+                return cast("tuple[Tensor, None]", attend(module, *given, **options))
             return layout.attend(attend, module, *given, **options)
 
         with ExitStack() as stack:
-            for block in self.blocks:
+            for block in self.blocks[-1:] if last_alone else self.blocks:
                 stack.enter_context(block.register_forward_pre_hook(layout.before, with_kwargs=True))
             last = self.blocks[-1]
             if narrow is None:

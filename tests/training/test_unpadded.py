@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -436,6 +437,59 @@ def test_a_run(
     assert our_losses == pytest.approx(whole_losses, rel=1e-5)
     for one, other in zip(ours, whole, strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "read"),
+    [
+        ("bert", "classification", _first),
+        ("llama", "classification", _last),
+        ("bert", "ner", None),
+        ("llama", "text2text", _before_labelled),
+    ],
+)
+def test_predictions_of_many_rows(
+    architecture: str,
+    task: str,
+    read: Any,
+    recipe: dict[str, Any],
+    tiny: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last block computes the tokens that are read; the answers are those of all tokens."""
+    rows = [{"text": "red apple " * (1 + number % 7), "label": f"l{number % 3}"} for number in range(300)]
+    if task == "ner":
+        rows = [{"tokens": row["text"].split(), "ner_tags": ["B-A", "O"] * (number % 7 + 1)}
+                for number, row in enumerate(rows)]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:9]))
+    recipe |= {
+        "task": task,
+        "model": {"name_or_path": str(tiny(architecture))},
+        "data": {
+            "train_file": str(tmp_path / "few.jsonl"),
+            "test_file": str(file),
+            **({"columns": {"target": "label"}} if task == "text2text" else {}),
+        },
+        "training": recipe["training"] | {"max_steps": 2, "per_device_eval_batch_size": 16},
+    }
+    metric = {"ner": "entity_f1", "classification": "accuracy", "text2text": "answer_loss"}[task]
+    recipe |= {"metrics": [metric]}
+    made = watched(monkeypatch)
+    run = ftkit.finetune(recipe, overwrite=True)
+    last = made[-1]
+    assert (last and last.read) is read
+    before = (run.folder / "predictions.jsonl").read_text().splitlines()
+    score = run.metrics["metrics"][metric]["value"]
+    plain = ftkit.evaluate(run.folder, ["engine.micro_batch=off"])
+    after = (plain.folder / "predictions.jsonl").read_text().splitlines()
+    assert len(made) == 2, "in training and in prediction, and not where it is off"
+    assert [json.loads(row)["prediction"] for row in before] == [
+        json.loads(row)["prediction"] for row in after
+    ]
+    assert plain.metrics["metrics"][metric]["value"] == pytest.approx(score, rel=1e-5)
 
 
 def test_padding_is_counted_where_it_is_computed(recipe: dict[str, Any]) -> None:
