@@ -53,7 +53,7 @@ def make_estimator(
             labels=tuple(labels),
             load=model.load,
             load_finished=model.load_finished,
-            load_tokenizer=loading.load_saved_tokenizer,
+            load_tokenizer=partial(loading.load_saved_tokenizer, trusted=recipe.model.trust_remote_code),
             objective=lambda config: objective(family_of(recipe, config.to_dict()).name()),
             arguments=recipe.arguments,
             precision=recipe.engine.precision,
@@ -109,7 +109,8 @@ class _Model:
         """The model that a run saved whole."""
         from ftkit.models import loading
 
-        return loading.load_finished(folder, self._of(read_config(folder))[1])
+        head = self._of(read_config(folder))[1]
+        return loading.load_finished(folder, head, trusted=self.recipe.model.trust_remote_code)
 
     def _of(self, config: dict[str, Any]) -> tuple[type[Family], Head]:
         """The family of a model with this configuration, and the head with its auto class: for a language

@@ -20,8 +20,9 @@ _MOST_ROWS = 20_000
 def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What can be known before anything is loaded.
 
-    Local files are read (the first 20,000 rows of each), a local model is located; a data set or
-    a model on the Hub is only named, since looking at it means downloading it.
+    Local files are read (the first 20,000 rows of each; the training file whole where a share of it is held
+    out, or shots come from it), a local model is located; a data set or a model on the Hub is only named,
+    since looking at it means downloading it.
 
     Raises:
         UsageError: The recipe is wrong, or its parts do not go together.
@@ -48,8 +49,8 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     if checked.method.trains and checked.gates:
         refuse_nothing_to_score(dataset, None)
     for split, records in dataset.splits.items():
-        more = f" (the first {_MOST_ROWS:,} were read)" if len(records) == _MOST_ROWS else ""
-        report[split] = f"{len(records):,} rows{more}"
+        least = "at least " if len(records) == _MOST_ROWS else ""
+        report[split] = f"{least}{len(records):,} rows"
     if dataset.labels:
         report["labels"] = ", ".join(dataset.labels[:12]) + (", ..." if len(dataset.labels) > 12 else "")
     for number, note in enumerate(dataset.notes, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +45,9 @@ def spread(scored: Mapping[str, Scores]) -> Scores:
     headlines = {}
     for name in first.metrics:
         values = [scores.metrics[name].value for scores in scored.values()]
-        headlines[name] = Score(statistics.mean(values), deviation=statistics.stdev(values))
+        known = all(map(math.isfinite, values))
+        deviation = statistics.stdev(values) if known else math.inf
+        headlines[name] = Score(statistics.mean(values), deviation=deviation)
     ways = {
         way: {name: score.value for name, score in scores.metrics.items()} for way, scores in scored.items()
     }

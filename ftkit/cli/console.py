@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -80,11 +81,11 @@ def scores(metrics: Mapping[str, Any]) -> str:
     """metrics.json as a table: headlines with intervals, then the tables of the metrics that have one."""
     from ftkit.component import discover
     from ftkit.metrics.base import Metric, Table
-    from ftkit.report.results import uncertainty  # with all that tasks import, which help does not need
+    from ftkit.report.results import figure, uncertainty  # with all that tasks import, unneeded for help
 
     if not metrics:
         return "no scores: there was nothing that could be scored"
-    rows = [(name, f"{score['value']:.4f}", uncertainty(score)) for name, score in metrics["metrics"].items()]
+    rows = [(name, figure(score["value"]), uncertainty(score)) for name, score in metrics["metrics"].items()]
     title = f"Scores on {metrics['split']} ({metrics['rows']:,} rows, {metrics['precision']})"
     details = metrics["details"]
     ways = details.get("variants")
@@ -101,12 +102,16 @@ def scores(metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _variants(ways: Mapping[str, Mapping[str, float]]) -> str:
+def _variants(ways: Mapping[str, Mapping[str, float | None]]) -> str:
     """The scores of each way to ask, with the lowest and the highest."""
+    from ftkit.report.results import figure
+
     names = list(next(iter(ways.values())))
-    rows = [(way, *(f"{scores[name]:.4f}" for name in names)) for way, scores in ways.items()]
+    rows = [(way, *(figure(scores[name]) for name in names)) for way, scores in ways.items()]
+    columns = [[scores[name] for scores in ways.values()] for name in names]
     for title, choose in (("lowest", min), ("highest", max)):
-        rows.append((title, *(f"{choose(scores[name] for scores in ways.values()):.4f}" for name in names)))
+        ends = [choose(column, key=lambda one: math.inf if one is None else one) for column in columns]
+        rows.append((title, *map(figure, ends)))
     return table(("", *names), rows)
 
 

@@ -91,8 +91,10 @@ class Prompt(Method):
         if self.encoder is not None and self.shots != "nearest":
             raise ValueError("encoder is for shots: nearest")
         if self.seeds is not None:
-            if len(set(self.seeds)) < 2:
+            if len(self.seeds) < 2:
                 raise ValueError("seeds needs at least two different seeds; for one, set the recipe's seed")
+            if twice := [seed for seed, times in Counter(self.seeds).items() if times > 1]:
+                raise ValueError(f"seeds has {twice[0]} twice, which would count its shots twice")
             if self.shots in ("fixed", "nearest") or not self.num_fewshot:
                 chosen = f"shots: {self.shots}" if self.num_fewshot else "num_fewshot: 0"
                 raise ValueError(f"seeds does nothing with {chosen}")

@@ -22,7 +22,8 @@ class Metric(Component):
     """A score that compares predicted values with the records' targets."""
 
     answers: ClassVar[tuple[str, ...]]
-    """The kinds of value it can score: `label`, `label set`, `entities`, `number`, `text`, `document`."""
+    """The kinds of value it can score: `label`, `label set`, `entities`, `number`, `choice`, `text`,
+    `document`."""
     greater_is_better: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     """Whether it scores a text that the model writes, rather than the loss of a known one."""

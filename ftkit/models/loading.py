@@ -49,14 +49,15 @@ def load_tokenizer(located: Located, source: ModelSource) -> PreTrainedTokenizer
     return _filled(tokenizer, source.name)
 
 
-def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that a run saved.
+def load_saved_tokenizer(folder: Path, *, trusted: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a run saved; `trusted` is whether its recipe trusts the code that it brings.
 
     Raises:
         InputError: It is not there, or empty.
     """
     with explained(str(folder)):
-        tokenizer = _as_saved(AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        tokenizer = _as_saved(found, folder)
     return _filled(tokenizer, str(folder))
 
 
@@ -228,14 +229,24 @@ def _refuse_fewer_layers(model: PreTrainedModel, unexpected: Iterable[str], name
         )
 
 
-def load_finished(folder: Path, head: Head) -> PreTrainedModel:
-    """Load a model that was saved whole; every parameter must be in the file."""
+def load_finished(folder: Path, head: Head, *, trusted: bool = False) -> PreTrainedModel:
+    """Load a model that was saved whole; every parameter must be in the file.
+
+    Args:
+        folder: A run's `model/`.
+        head: Its head, the auto class known.
+        trusted: Whether the run's recipe trusts the code that the model brings.
+    """
     if not folder.is_dir():
         raise InputError("the run has no such folder", where=str(folder), hint="train it again")
     auto_class = getattr(transformers, str(head.auto_class))
     with explained(str(folder)):
         model, info = auto_class.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, dtype="float32"
+            folder,
+            output_loading_info=True,
+            use_safetensors=True,
+            dtype="float32",
+            trust_remote_code=trusted,
         )
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = ", ".join(sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})))

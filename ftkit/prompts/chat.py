@@ -107,16 +107,16 @@ def _rendered(
     messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, where: str, *, prompt: bool
 ) -> str:
     conversation: Any = list(messages)
-    template = tokenizer.chat_template
-    if isinstance(template, str) and _CLOCK in template:
-        # Some write the day into the system prompt, and a run would have other scores tomorrow.
-        template = _STOPPED_CLOCK + template
     try:
+        template = tokenizer.get_chat_template()
+        if _CLOCK in template:
+            # Some write the day into the system prompt, and a run would have other scores tomorrow.
+            template = _STOPPED_CLOCK + template
         # Qwen3 and its like would begin with thoughts, which neither answers to learn nor labels have.
         return str(
             tokenizer.apply_chat_template(
                 conversation,
-                chat_template=template if isinstance(template, str) else None,
+                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=prompt,
                 enable_thinking=False,

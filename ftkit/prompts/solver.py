@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ class Journal:
         self.path = path
         self._said: dict[str, Any] = {}
         if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the line at which the run was killed
-                self._said[entry["key"]] = entry["said"]
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    # A killed run leaves a part of one.
+                    with suppress(ValueError):
+                        entry = json.loads(line)
+                        self._said[entry["key"]] = entry["said"]
             if self._said:
                 log.info("  %d answers were found by an earlier, unfinished run", len(self._said))
 
@@ -54,7 +55,8 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             for key, one in zip(keys, said, strict=True):
-                file.write(json.dumps({"key": key, "said": one}, ensure_ascii=False) + "\n")
+                # The line break comes first: it ends what a killed run may have left.
+                file.write("\n" + json.dumps({"key": key, "said": one}))
 
 
 class Solver:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftkit.report.results import uncertainty
+from ftkit.report.results import figure, uncertainty
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -109,6 +109,7 @@ def _results(run: Run, kind: str | None) -> list[EvalResult]:
             metric_value=score["value"],
         )
         for name, score in metrics["metrics"].items()
+        if score["value"] is not None
     ]
 
 
@@ -202,7 +203,7 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return []
     rows = [
-        f"| {name} | {score['value']:.4f} | {uncertainty(score)} |"
+        f"| {name} | {figure(score['value'])} | {uncertainty(score)} |"
         for name, score in metrics["metrics"].items()
     ]
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +28,11 @@ def write_evaluation(
 
 
 def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores as metrics.json holds them, with how they came about."""
-    return {
+    """Scores as metrics.json holds them, with how they came about.
+
+    An infinite one, such as the loss where no right text fits, is `None`: JSON has no number for it.
+    """
+    found = {
         "split": scores.split,
         "rows": scores.rows,
         "precision": precision,
@@ -40,17 +44,31 @@ def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -
         "details": dict(scores.details),
         **({"signatures": dict(scores.signatures)} if scores.signatures else {}),
     }
+    return {name: _finite(value) for name, value in found.items()}
 
 
-def uncertainty(score: Mapping[str, float]) -> str:
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def figure(score: float | None) -> str:
+    """A number of metrics.json for people to read."""
+    return "infinite" if score is None else f"{score:.4f}"
+
+
+def uncertainty(score: Mapping[str, float | None]) -> str:
     """How sure a score of metrics.json is.
 
     >>> uncertainty({"value": 0.5, "low": 0.41, "high": 0.6}), uncertainty({"value": 0.5, "deviation": 0.02})
     ('0.4100 to 0.6000', '± 0.0200')
     """
     if "deviation" in score:
-        return f"± {score['deviation']:.4f}"
-    return f"{score['low']:.4f} to {score['high']:.4f}"
+        return f"± {figure(score['deviation'])}"
+    return f"{figure(score['low'])} to {figure(score['high'])}"
 
 
 def write_predictions(

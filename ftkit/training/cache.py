@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,6 @@ _ROWS_THAT_TAKE_LONG = 10_000
 _INDEX, _OWNERS = "index.json", "owners.npy"
 # Chat templates are rendered by these and by ftkit; token ids are the last one's.
 _MAKERS = ("jinja2", "transformers", "tokenizers")
-_ASKS_DATE = "strftime_now"
 
 
 def encode_once(
@@ -107,11 +105,9 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # Both are said in each call, and left in the tokenizer by the one before.
     backend |= {"truncation": None, "padding": None}
-    template = str(tokenizer.chat_template)
     return [
         json.dumps(backend),
-        template,
-        date.today().isoformat() if _ASKS_DATE in template else "",
+        str(tokenizer.chat_template),
         type(tokenizer).__name__,
         tokenizer.special_tokens_map,
         tokenizer.model_input_names,

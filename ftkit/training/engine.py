@@ -230,6 +230,7 @@ class Engine(ResumableTrainer):
         Where a process runs out of memory, all repeat what the optimizer step has computed so far, in
         smaller parts: the gradient of a pass that failed halfway cannot be told from the rest.
         """
+        self.meter.start()
         *earlier, _ = self.step_batches = [*self.step_batches, inputs]
         losses = [self._pass(model, inputs, num_items_in_batch)]
         while any(loss is None for loss in losses):

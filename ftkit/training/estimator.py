@@ -561,7 +561,7 @@ class TrainedEstimator:
         scale = max(1.0, before.abs().max().item())
         if not difference <= _TOLERANCE[self.precision] * scale:
             raise InputError(
-                f"the saved model predicts otherwise than the trained one (logits differ by "
+                f"the saved model predicts otherwise than the trained one (outputs differ by "
                 f"{difference:.2g}); the run cannot be trusted",
                 where=str(folder),
             )

@@ -168,7 +168,7 @@ class Estimator(Protocol):
         """One prediction a record, in order."""
 
     def variants(self) -> Mapping[str, Callable[[Sequence[Record]], list[Prediction]]]:
-        """Other ways in which the same estimator can predict, by name, where all are to be scored."""
+        """All ways in which it can predict, by name, the usual one first; empty where there is only that."""
 
 
 Show = Callable[[str], None]

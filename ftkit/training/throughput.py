@@ -30,7 +30,12 @@ class Meter:
         self.computed = 0
         self.left_out = 0
         self.paused = 0.0
-        self.began = time.perf_counter()
+        self.began: float | None = None
+
+    def start(self) -> None:
+        """The first batch begins: what comes before is no training, such as hashing data and checkpoints."""
+        if self.began is None:
+            self.began, self.paused = time.perf_counter(), 0.0
 
     def count(self, batch: Mapping[str, Tensor]) -> None:
         """Count the rows and the real tokens of a batch."""
@@ -57,7 +62,7 @@ class Meter:
             self.paused += time.perf_counter() - began
 
     def figures(self, model: nn.Module, precision: str, after: Sequence[nn.Parameter] = ()) -> dict[str, Any]:
-        """What was measured, over all processes.
+        """What was measured since `start`, over all processes.
 
         Args:
             model: What was trained.
@@ -70,9 +75,10 @@ class Meter:
             matrices. That share counts 2 operations a token for each weight outside embeddings in the
             forward pass, 2 for its activations' gradients, and 2 for its own where it is trained.
         """
-        seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
-        mine = [self.rows, self.tokens, self.computed, self.left_out]
+        now = time.perf_counter()
+        seconds = max(now - (self.began or now) - self.paused, 1e-9)
         state = processes()
+        mine = [self.rows, self.tokens, self.computed, self.left_out, peak_memory(state.device)]
         parts = gather_object([mine]) if state.num_processes > 1 else [mine]
         rows, tokens, computed, left_out = (sum(part[place] for part in parts) for place in range(4))
         found = {
@@ -80,7 +86,7 @@ class Meter:
             "examples_per_second": round(rows / seconds, 2),
             "tokens_per_second": round(tokens / seconds, 1),
             "padding": round(1 - tokens / computed, 4) if computed else 0.0,
-            "peak_memory_gib": round(peak_memory(state.device) / 2**30, 2),
+            "peak_memory_gib": round(max(part[-1] for part in parts) / 2**30, 2),
         }
         # What the hardware only emulates it multiplies more slowly than fp32.
         rates = [matmul_rate(state.device.type, one) for one in {precision, "fp32"}]

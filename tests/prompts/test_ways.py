@@ -681,12 +681,29 @@ def test_a_killed_run_goes_on(
     assert rows(run) == expected
 
 
+def test_a_journal_bears_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    from ftkit.prompts.solver import Journal
+
+    path = tmp_path / "answers.jsonl"
+    said = "one\u2028two\x85three"
+    Journal(path).add(["a"], [said])
+    with path.open("a") as file:
+        file.write('\n{"key": "b", "sa')
+    Journal(path).add(["c"], [["d", 1.5]])
+    found = Journal(path)
+    assert [found.get(key) for key in "abc"] == [said, None, ["d", 1.5]]
+
+
 WRONG = {
     "assignment": ({"template": "{% set a = text %}{{ a }}"}, "holds an assignment"),
     "format": ({"template": "{{ '%999999999d' % 1 }}{{ text }}"}, "holds a remainder or a format"),
     "both": ({"prompt": "intent", "template": "{{ text }}"}, "stands beside prompt"),
     "no prompt": ({"prompt": "intend"}, "there is no prompt 'intend' for classification; there are: label,"),
     "seeds": ({"seeds": [1, 2], "shots": "nearest", "num_fewshot": 1}, "seeds does nothing with shots"),
+    "seeds twice": (
+        {"seeds": [1, 1, 2], "shots": "random", "num_fewshot": 1},
+        "seeds has 1 twice",
+    ),
     "constrained": ({"constrained": True}, "constrained is for answer: generate"),
     "encoder": ({"encoder": "x"}, "encoder is for shots: nearest"),
     "calibrated": ({"answer": "generate", "calibration": "batch"}, "are for answer: rank or cloze"),

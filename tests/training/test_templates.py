@@ -70,6 +70,8 @@ def test_a_prompt_is_the_same_tomorrow(tiny: Callable[[str], Path]) -> None:
     tokenizer.chat_template = "\n" + day + SHORT
     assert conversation([Turn("user", " one")], None, tokenizer, "").text == "\n26 Jul 2024 one"
     assert tokenizer.chat_template == "\n" + day + SHORT, "as it is saved"
+    tokenizer.chat_template = {"default": "\n" + day + SHORT, "tool_use": "-"}
+    assert conversation([Turn("user", " one")], None, tokenizer, "").text == "\n26 Jul 2024 one", "of several"
     plain = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
     assert plain == "\n" + date.today().strftime("%d %b %Y"), "elsewhere the clock goes on"
 
