@@ -189,7 +189,9 @@ def _records(
             blank.rows += 1
             blank.first = blank.first or where
         else:
-            yield from task.read_all(fields, where)
+            name = values.get(data.id_column)
+            records = task.read_all(fields, where)
+            yield from (replace(one, id=name) for one in records) if isinstance(name, (str, int)) else records
 
 
 def _columns(
@@ -306,7 +308,7 @@ def _cut_fractions(
             raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
         groups = (task.stratum(record) for record in train)
         splits["train"], splits[split] = stratified_split(
-            train, groups, share, data.split_seed, pooled=task.strata_overlap
+            train, groups, share, data.split_seed, pooled=task.strata_overlap, copies=_copies(train)
         )
         if not splits[split] or not splits["train"]:
             lines = "; a .txt file is one row, data.format: lines makes each of its lines one"
@@ -316,6 +318,18 @@ def _cut_fractions(
                 hint=f"name a data.{split}_file or hold out a larger share{lines if whole == 1 else ''}",
             )
     return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _copies(records: Sequence[Record]) -> dict[int, int]:
+    """The rows that ask what an earlier one asked, with the first that did."""
+    asked = array("q", _questions(records))
+    repeated = {before for before, after in pairwise(sorted(asked)) if before == after}
+    firsts: dict[int, int] = {}
+    copies = {}
+    for row, number in enumerate(asked):
+        if number in repeated and (first := firsts.setdefault(number, row)) != row:
+            copies[row] = first
+    return copies
 
 
 def _notes(splits: dict[str, Sequence[Record]], task: Task, labels: Sequence[str]) -> Iterator[str]:

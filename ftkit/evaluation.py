@@ -74,7 +74,8 @@ def evaluate(
         run = find_run(target, overrides)
     recipe = run.recipe
     log.info("Reading data")
-    dataset = _rows_to_score(run, split, limit)
+    named = any(one.strip().startswith("data.") for one in overrides)
+    dataset = _rows_to_score(run, split, limit, named=named)
     tell(dataset)
     chosen = choose_split(dataset, split)
     _refuse_other_shares(run, chosen, dataset, limit)
@@ -91,15 +92,23 @@ def evaluate(
     return Evaluation(run, scores, folder, metrics)
 
 
-def _rows_to_score(run: Run, split: str | None, limit: int | None) -> Dataset:
+def _rows_to_score(run: Run, split: str | None, limit: int | None, *, named: bool) -> Dataset:
     """The split that is asked for, else test, and validation only where test has no labels: what else the
     recipe names may be large, or gone. Where nothing can be scored, all splits, to say which there are.
+
+    Raises:
+        InputError: The data were `named` for this evaluation, and test has no labels: scores of other rows
+            would pass for those of these.
     """
     data, task = run.recipe.data, run.recipe.task
     for wanted in [split] if split else ["test", "validation"]:
         dataset = load_records(data, task, labels=run.labels, limit=limit, wanted=[wanted])
         if labelled(dataset[wanted]):
             return dataset
+        if dataset[wanted] and not split:
+            if named:
+                choose_split(dataset, wanted)
+            log.warning("  note: the %s rows have no labels: nothing is scored on them", wanted)
     return load_records(data, task, labels=run.labels, limit=limit)
 
 

@@ -5,6 +5,7 @@ Files and streams are answered part by part, so that memory does not grow with t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,8 @@ from ftkit.errors import FtkitError, InputError, UsageError
 from ftkit.records import Prediction, Record
 from ftkit.run import Run, refuse_other_kind
 from ftkit.training.setup import Estimator
+
+log = logging.getLogger("ftkit")
 
 _FIRST_PART, _LARGEST_PART = 64, 4096
 
@@ -154,6 +157,8 @@ def records_of_lines(run: Run, lines: Iterable[bytes]) -> Iterator[Record]:
 def records_of_file(run: Run, path: Path, limit: int | None = None) -> Iterator[Record]:
     """Records of a file with the recipe's columns, read as they are asked for; labels are not needed."""
     source = run.recipe.data.for_file(path)
+    if path.suffix.lower() == ".txt" and source.format is None and run.recipe.task.answer != "document":
+        log.warning("  note: %s is one text; with --set data.format=lines each of its lines is one", path)
     return read_unlabelled(islice(source.rows("test"), limit), source, run.recipe.task)
 
 

@@ -121,6 +121,7 @@ class Record:
         words: First and last character (exclusive) of each word, where a task looks at words.
         turns: The conversation up to the answer, where the task is one; `text` is its last message.
         choices: The answers that the row offers, where a task is to choose among them.
+        id: What the data call the row; it comes out again with its prediction.
     """
 
     text: str
@@ -130,9 +131,10 @@ class Record:
     words: tuple[tuple[int, int], ...] = ()
     turns: tuple[Turn, ...] = ()
     choices: tuple[str, ...] = ()
+    id: str | int | None = None
 
     def question(self) -> tuple[Any, ...]:
-        """All of the row but its answer: two rows with the same question are the same row."""
+        """All of the row but its answer and its name: two rows with the same question are the same row."""
         return (self.text, self.text_pair, *self.turns, *self.choices)
 
 

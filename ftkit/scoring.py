@@ -108,7 +108,11 @@ def choose_split(dataset: Dataset, asked: str | None) -> str:
     if not dataset[asked]:
         raise InputError(f"there is no {asked} split", hint=f"splits: {', '.join(dataset.splits)}")
     if not labelled(dataset[asked]):
-        raise InputError(f"the {asked} split holds no labels, so it cannot be scored")
+        raise InputError(
+            f"the {asked} split holds no labels, so it cannot be scored",
+            where=dataset[asked][0].where,
+            hint="name the column of the answers in data.columns, or another split with --split",
+        )
     return asked
 
 

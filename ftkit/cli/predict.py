@@ -139,7 +139,8 @@ def _explain(explained: list[dict[str, Any]], *, as_object: bool) -> None:
 
 def _answer(task: Task, record: Record, prediction: Prediction) -> dict[str, Any]:
     pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
-    return {"text": record.text, **pair, **task.prediction_json(prediction, record)}
+    name = {} if record.id is None else {"id": record.id}
+    return {**name, "text": record.text, **pair, **task.prediction_json(prediction, record)}
 
 
 def _conll(task: Task, record: Record, prediction: Prediction) -> str:

@@ -22,11 +22,13 @@ class Reading:
         encoding: Its encoding.
         header: Whether its first line names the columns.
         stray_lines: Whether a line without a tag is an `error` or to `skip`.
+        delimiter: What stands between the values of a csv file; by default a comma.
     """
 
     encoding: str = "utf-8"
     header: bool = True
     stray_lines: str = "error"
+    delimiter: str | None = None
 
 
 class Format(Component):

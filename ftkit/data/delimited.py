@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,14 +17,16 @@ csv.field_size_limit(2**30)
 
 
 class Csv(Format):
-    """Comma-separated values; a value in double quotes may hold commas and line ends."""
+    """Values with commas between them, or `data.delimiter`; in double quotes they may hold it, and line ends."""
 
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
     numbered: ClassVar[bool] = True
 
     def rows(self, path: Path, reading: Reading) -> Iterator[Row]:
-        return _rows(path, reading, delimiter=",", quoting=csv.QUOTE_MINIMAL, strict=True)
+        return _rows(
+            path, reading, delimiter=reading.delimiter or ",", quoting=csv.QUOTE_MINIMAL, strict=True
+        )
 
 
 class Tsv(Format):
@@ -52,7 +55,7 @@ def _rows(path: Path, reading: Reading, *, delimiter: str, **dialect: Any) -> It
                     columns = _header(where, values, delimiter)
                     continue
                 columns = columns or list(range(len(values)))
-                yield where, _row(where, columns, values, reading)
+                yield where, _row(where, columns, values, reading, quotes=dialect["strict"])
         except csv.Error as error:
             unclosed = "unexpected end" in str(error)
             raise InputError(
@@ -71,7 +74,7 @@ def _header(where: str, names: list[str], delimiter: str) -> list[Any]:
         raise InputError(
             f"the header is one column, {names[0]!r:.80}, with {other!r} and not {delimiter!r} in it",
             where=where,
-            hint="csv has commas between its values, tsv tabs; data.format overrules the file's suffix",
+            hint=f"set data.format: csv and data.delimiter: {json.dumps(other)}",
         )
     # A spreadsheet's empty columns have no names.
     duplicates = sorted({name for name in names if name and names.count(name) > 1})
@@ -84,12 +87,16 @@ def _header(where: str, names: list[str], delimiter: str) -> list[Any]:
     return names
 
 
-def _row(where: str, columns: list[Any], values: list[str], reading: Reading) -> dict[Any, Any]:
+def _row(
+    where: str, columns: list[Any], values: list[str], reading: Reading, *, quotes: bool
+) -> dict[Any, Any]:
     if len(values) != len(columns):
         first = "the header has" if reading.header else "the first row has"
         raise InputError(
             f"{len(values)} value{'' if len(values) == 1 else 's'} where {first} {len(columns)}",
             where=where,
-            hint="quote a value that holds the delimiter or a line end",
+            hint="quote a value that holds the delimiter or a line end"
+            if quotes
+            else 'where values stand in quotes, set data.format: csv and data.delimiter: "\\t"',
         )
     return dict(zip(columns, values, strict=True))

@@ -75,6 +75,10 @@ class DataSource(Block):
     columns: dict[str, str | int] = {}
     """Column of each field, such as `{text: sentence, label: intent}`; by number (from 0, or
     from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
+    id_column: str = "id"
+    """Column with the name of a row, which its prediction gets; where there is none, it gets none."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """What stands between the values of csv files, such as `;` or `"\\t"`; by default a comma."""
     format: FormatName | None = None
     """Format of the files, where the suffix does not tell it; `lines` takes each line as a text."""
     encoding: str = "utf-8"
@@ -145,7 +149,7 @@ class DataSource(Block):
             name = self._hub_split(split)
             yield from self._hub.rows(name) if name else ()
             return
-        reading = Reading(self.encoding, self.header, self.stray_lines)
+        reading = Reading(self.encoding, self.header, self.stray_lines, self.delimiter)
         for path in self.files(split):
             yield from self._format_of(path).rows(path, reading)
 
@@ -157,6 +161,8 @@ class DataSource(Block):
             format=self._format_given(path),
             encoding=self.encoding,
             stray_lines=self.stray_lines,
+            delimiter=self.delimiter,
+            id_column=self.id_column,
         )
         return source if source._format_of(path).numbered else source.named()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -40,7 +40,13 @@ class Part(Sequence[T]):
 
 
 def stratified_split(
-    rows: Sequence[T], groups: Iterable[Hashable], fraction: float, seed: int, *, pooled: bool = False
+    rows: Sequence[T],
+    groups: Iterable[Hashable],
+    fraction: float,
+    seed: int,
+    *,
+    pooled: bool = False,
+    copies: Mapping[int, int] | None = None,
 ) -> tuple[Part[T], Part[T]]:
     """Split rows into (rest, held out), each in the original order.
 
@@ -53,6 +59,7 @@ def stratified_split(
         fraction: The share to hold out.
         seed: Of the draws.
         pooled: Whether groups of one row make up a group together; by default none of them is held out.
+        copies: Of rows that repeat an earlier one, the number of that one: they go where it goes.
 
     >>> list(stratified_split("aaaabbbb", "aaaabbbb", 0.25, seed=0)[1])
     ['a', 'b']
@@ -74,6 +81,8 @@ def stratified_split(
     for group in sorted(members, key=repr):
         for index in random.Random(f"{seed}:{group!r}").sample(members[group], taken[group]):
             held[index] = True
+    for index, first in sorted((copies or {}).items()):
+        held[index] = held[first]
     rest, cut = (
         array("q", (index for index, is_held in enumerate(held) if is_held == kind)) for kind in (0, 1)
     )

@@ -56,6 +56,7 @@ _CORE = "tag:yaml.org,2002:"
 _SCALARS = {f"{_CORE}{name}" for name in ("str", "bool", "int", "float", "null")}
 # No recipe needs more; parsing takes time and stack that grow with the depth.
 _DEEPEST = 32
+_MARKS = (*",:-|>&*!%@`?",)
 
 
 def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
@@ -80,9 +81,15 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
 def read_value(text: str) -> Any:
     """Parse the value of `--set key=value` as YAML.
 
+    >>> read_value("[1, two]"), read_value("|")
+    ([1, 'two'], '|')
+
     Raises:
         UsageError: The value is not YAML, or uses a tag or an alias.
     """
+    if text.strip() in _MARKS:
+        # A separator, say; by itself YAML has no use for it.
+        return text.strip()
     try:
         tree, _ = read_yaml(f"value: {text}", "--set")
     except RecipeError as error:

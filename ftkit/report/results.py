@@ -78,6 +78,7 @@ def write_predictions(
     with path.open("w", encoding="utf-8") as file:
         for record, prediction in zip(records, predictions, strict=True):
             row = {
+                **({} if record.id is None else {"id": record.id}),
                 "text": record.text,
                 **({"text_pair": record.text_pair} if record.text_pair is not None else {}),
                 **({"choices": list(record.choices)} if record.choices else {}),

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _MOST_LABELS_SHOWN = 12
 _WITHHELD = "-1"
+_VECTORS = {("0", "1"), ("1", "0")}
+_SEPARATORS = ",;|/"
 _PROMPT = "{{ text }}\n{% if text_pair is defined %}{{ text_pair }}\n{% endif %}"
 
 
@@ -121,6 +123,8 @@ class Classification(Task):
             names = tuple(self.labels or declared)
         else:
             names = tuple(sorted({name for r in train for name in _names(r.target)}, key=_natural))
+        if self.multi_label and len(train) > 1 and all(r.target in _VECTORS for r in train):
+            raise _vector(train[0].target, train[0].where)
         if len(names) < (1 if self.multi_label else 2):
             only = f"only the label {names[0]!r}" if names else "no label"
             raise InputError(
@@ -165,6 +169,14 @@ class Classification(Task):
         yield from super().notes(train, labels)
         if _WITHHELD in labels and not self.labels:
             yield "-1 is one of the labels; where it says that a row has none, remove the row"
+        if self.multi_label:
+            for separator in _SEPARATORS.replace(self.label_separator, ""):
+                joined = [n for n in labels if separator in n and {*n.split(separator)} <= {*labels}]
+                if joined:
+                    yield (
+                        f"{joined[0]!r} is a label, and so is each part: is {separator!r} the "
+                        f"task.label_separator, and not {self.label_separator!r}?"
+                    )
 
     @property
     def auto_class(self) -> str | None:
@@ -324,11 +336,7 @@ class Classification(Task):
             )
         found = tuple(_label_text(part, where) for part in value)
         if len(found) > len(set(found)) and set(found) <= {"0", "1"}:
-            raise InputError(
-                f"the labels are a vector of zeros and ones: {value!r:.80}",
-                where=where,
-                hint="write the names, or the numbers, of the labels that apply",
-            )
+            raise _vector(value, where)
         return found
 
     def _label(self, written: str, labels: Sequence[str], where: str) -> str:
@@ -367,6 +375,14 @@ def _listed(value: str, where: str) -> list[Any]:
         f"the label {value!r:.80} is no list that can be read",
         where=where,
         hint='write ["joy", "anger"] or joy,anger',
+    )
+
+
+def _vector(value: Any, where: str) -> InputError:
+    return InputError(
+        f"the labels are a vector of zeros and ones: {value!r:.80}",
+        where=where,
+        hint="write the names, or the numbers, of the labels that apply",
     )
 
 

@@ -103,6 +103,45 @@ def test_eval_of_another_split_new_data_and_fewer_labels(ftkit: Any, finished: P
     assert json.loads((finished / "metrics.json").read_text())["rows"] == 15, "the run's own scores stay"
 
 
+@pytest.mark.parametrize("rows", ["text,queue\nthe red one,red\n", "text,label\nthe red one,\n"])
+def test_eval_of_data_without_answers_scores_nothing_else(
+    rows: str, ftkit: Any, finished: Path, tmp_path: Path
+) -> None:
+    """A gate on new data would pass by the scores of the validation rows."""
+    (tmp_path / "new.csv").write_text(rows)
+    done = ftkit("eval", finished, "--set", "data.test_file=new.csv", "--gate", "accuracy>=0")
+    assert done.returncode == 3
+    assert "new.csv:2: the test split holds no labels, so it cannot be scored" in done.stderr
+    assert "data.columns" in done.stderr
+
+
+def test_ids_come_out_with_predictions(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("id,nr,text,label\nA-7,12,the red one,red\nA-8,13,a blue one,blue\n")
+    answers = ftkit("predict", finished, "new.csv").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in answers] == ["A-7", "A-8"]
+    answers = ftkit("predict", finished, "new.csv", "--set", "data.id_column=nr").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in answers] == ["12", "13"]
+    done = ftkit("predict", finished, "-", input='{"id": 3, "text": "red"}\n{"text": "blue"}\n')
+    assert [json.loads(line).get("id") for line in done.stdout.splitlines()] == [3, None]
+    scored = ftkit("eval", finished, "--set", "data.test_file=new.csv")
+    assert scored.returncode == 0, scored.stderr
+    (folder,) = [
+        one for one in (finished / "eval").iterdir() if "A-7" in (one / "predictions.jsonl").read_text()
+    ]
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["A-7", "A-8"]
+
+
+def test_a_text_file_is_one_text(ftkit: Any, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("the red one\na blue one\n")
+    done = ftkit("predict", finished, "new.txt")
+    assert len(done.stdout.splitlines()) == 1
+    assert "is one text; with --set data.format=lines each of its lines is one" in done.stderr
+    done = ftkit("predict", finished, "new.txt", "--set", "data.format=lines")
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.count("one text") == 0
+
+
 def test_eval_reads_what_it_scores(
     ftkit: Any, finished: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,22 @@ def test_a_vector_of_zeros_and_ones_is_refused(vector: Any, read: Read) -> None:
         read(task, train=texts(["a"], vector))
 
 
+def test_vectors_of_two_labels_are_refused(read: Read) -> None:
+    """Read as numbers, each would be both labels."""
+    with pytest.raises(InputError, match="the labels are a vector of zeros and ones"):
+        read(Classification(multi_label=True), train=texts([0, 1], [1, 0], [0, 1]))
+    numbers = read(Classification(multi_label=True), train=texts([0, 1], [1], []))
+    assert numbers.labels == ("0", "1")
+
+
+def test_another_separator_is_noticed(read: Read) -> None:
+    task = Classification(multi_label=True)
+    notes = "\n".join(read(task, train=texts("a;b", "a", "b;c", "c/d", "b")).notes)
+    assert "'a;b' is a label, and so is each part: is ';' the task.label_separator, and not ','?" in notes
+    assert "'/'" not in notes
+    assert "separator" not in "".join(read(task, train=texts("a,b", "a", "b", "c;d")).notes)
+
+
 def test_what_looks_like_a_list_is_one(read: Read) -> None:
     with pytest.raises(InputError, match=r"the label '\[a, b\]' is no list that can be read"):
         read(Classification(multi_label=True), train=texts("a", "[a, b]"))

@@ -37,6 +37,31 @@ def read(tmp_path: Path) -> Read:
     return load
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "texts"),
+    [
+        ("a.csv", 'text;label\n"1; 2";a\n3, 4;b\n', {"delimiter": ";"}, ["1; 2", "3, 4"]),
+        ("a.csv", "text|label\none|a\ntwo|b\n", {"delimiter": "|"}, ["one", "two"]),
+        (
+            "a.tsv", 'text\tlabel\n"say ""one""\ttwo"\ta\nthree\tb\n', {"format": "csv", "delimiter": "\t"},
+            ['say "one"\ttwo', "three"],
+        ),
+    ],
+)  # fmt: skip
+def test_other_delimiters(
+    name: str, content: str, settings: dict[str, Any], texts: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    file = {"train_file": str(tmp_path / name)}
+    says = "set data.format: csv and data.delimiter: "
+    with pytest.raises(InputError) as caught:
+        load_records(DataSource(**file), Classification())
+    assert says + json.dumps(settings["delimiter"]) in str(caught.value)
+    found = load_records(DataSource(**file, **settings), Classification())
+    assert [record.text for record in found["train"]] == texts
+    assert found.labels == ("a", "b")
+
+
 def asked(records: Any) -> list[list[str]]:
     """What each conversation holds before its answer."""
     return [[turn.content for turn in record.turns] for record in records]

@@ -25,6 +25,20 @@ def test_groups_of_one_row_give_their_share_together(alone: int) -> None:
     assert sum(row < alone for row in held) == pytest.approx(0.1 * alone, abs=1)
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_rows_that_ask_the_same_stay_together(split: str, tmp_path: Path) -> None:
+    """Held out beside its copy, a row would be scored on what was learned of it."""
+    rows = [{"text": f"text {number % 50}", "label": "ab"[number % 2]} for number in range(100)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train_file": str(tmp_path / "train.jsonl"), f"{split}_fraction": 0.2}
+    found = load_records(DataSource(**data), Classification())
+    texts = [{record.text for record in found[name]} for name in ("train", split)]
+    assert not texts[0] & texts[1]
+    assert len(found["train"]) == 2 * len(texts[0])
+    assert 10 <= len(found[split]) <= 30
+    assert not any("also in the training data" in note for note in found.notes)
+
+
 def test_a_label_of_one_row_stays() -> None:
     rest, held = stratified_split(range(12), "aaaaabbbbbcd", 0.25, seed=0)
     assert {10, 11} <= set(rest)
