@@ -76,7 +76,8 @@ def recipe_page() -> Iterator[str]:
     yield "## Top level\n"
     yield from key_table(Recipe)
     yield "`extends: PATH` (or the name of a shipped recipe) lays a recipe over another one: mappings"
-    yield "key by key, everything else replaced; a component of another `type` replaces the whole block.\n"
+    yield "key by key, everything else replaced. A component of another `type` replaces the whole block, and"
+    yield "another origin of the data or the model (files, a Hub set; weights, fresh ones) that below it.\n"
     for name, block in BLOCKS:
         yield f"## {name}\n"
         yield from key_table(block)

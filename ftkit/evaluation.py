@@ -11,11 +11,12 @@ from typing import Any
 from ftkit.dataset import load_records
 from ftkit.errors import InputError, UsageError
 from ftkit.finetuning import solve, tell
+from ftkit.gates import refuse_missing_baselines
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
 from ftkit.records import Dataset, Scores, fingerprint, labelled
 from ftkit.report.results import scores_json, write_evaluation
-from ftkit.run import MANIFEST, Run, read_manifest, refuse_other_kind
+from ftkit.run import MANIFEST, Run, read_manifest, refuse_other_kind, refuse_unwritable
 from ftkit.scoring import choose_split, evaluate_split
 from ftkit.training.processes import is_main_process, processes
 
@@ -73,6 +74,8 @@ def evaluate(
             return _evaluate_prompt(prompted, split=split, limit=limit, overwrite=overwrite)
         run = find_run(target, overrides)
     recipe = run.recipe
+    refuse_missing_baselines(recipe.gates)
+    refuse_unwritable(run.folder)
     log.info("Reading data")
     named = any(one.strip().startswith("data.") for one in overrides)
     dataset = _rows_to_score(run, split, limit, named=named)
@@ -85,7 +88,7 @@ def evaluate(
     log.info("Evaluating on %s", chosen)
     scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
     folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
-    metrics = scores_json(scores, estimator.precision, estimator.generation)
+    metrics = scores_json(scores, dataset[chosen], estimator.precision, estimator.generation)
     if is_main_process():
         write_evaluation(folder, metrics, dataset[chosen], predictions, task=recipe.task)
     processes().wait_for_everyone()
@@ -184,7 +187,8 @@ def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None, ov
         if is_main_process()
         else Run.follow(recipe, resume=False)
     )
-    run, scores = solve(run, resume=begun, limit=limit, split=split)
+    with run.held():
+        run, scores = solve(run, resume=begun, limit=limit, split=split)
     if scores is None:
         raise InputError("there is no labelled test or validation split to score")
     return Evaluation(run, scores, run.folder, run.metrics)

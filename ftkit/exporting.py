@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ftkit.errors import UsageError
+from ftkit.errors import InputError, UsageError
 from ftkit.evaluation import find_run
 from ftkit.models.trust import read_config, refuse_broken_weights, refuse_unsafe_weights
 
 log = logging.getLogger("ftkit")
+
+_DRAFT = ".part"
+"""Where an export is written until it is whole."""
 
 
 def export(target: str, folder: Path | None = None, *, merge: bool = False) -> Path:
@@ -29,7 +34,7 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
     """
     run = find_run(target)
     folder = (folder or run.folder / "export").absolute()
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != _DRAFT for path in folder.iterdir()):
         raise UsageError(
             "the folder is not empty", where=str(folder), hint="choose another with --output DIR"
         )
@@ -43,7 +48,8 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
         )
     if not run.recipe.method.adapters:
         _refuse_damaged(run.folder / "model")
-        shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
+        with _whole(folder) as draft:
+            shutil.copytree(run.folder / "model", draft, dirs_exist_ok=True)
         return folder
     from ftkit.estimator import finished_estimator
     from ftkit.training.setup import Merges
@@ -53,8 +59,33 @@ def export(target: str, folder: Path | None = None, *, merge: bool = False) -> P
     estimator = finished_estimator(run, precision="fp32")
     if not isinstance(estimator, Merges):
         raise UsageError(f"the adapters of method {run.recipe.method.type} cannot be merged")
-    estimator.merge(folder)
+    with _whole(folder) as draft:
+        estimator.merge(draft)
     return folder
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A place inside the folder to write to; what is there at the end is the folder's, unless that failed.
+
+    Raises:
+        InputError: Not all could be copied.
+    """
+    made = not folder.exists()
+    draft = folder / _DRAFT
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.iterdir():
+            path.rename(folder / path.name)
+    except shutil.Error as error:
+        first = error.args[0][0]
+        raise InputError(f"cannot be copied: {first[-1]}", where=str(first[0])) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _refuse_damaged(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -15,5 +16,7 @@ def file_sha256(path: Path) -> str:
 
 def cache_folder(name: str) -> Path:
     """Where things that can be made again are kept: `~/.cache/ftkit/NAME`, by the XDG rules."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "ftkit" / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with suppress(RuntimeError):  # Nobody's home is known; what cannot be kept there is made again.
+        cache = cache.expanduser()
+    return cache / "ftkit" / name

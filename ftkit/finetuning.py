@@ -65,7 +65,8 @@ def finetune(
             run.refuse_other_data(load_records(checked.data, checked.task, limit=limit))
         log.info("The run in %s is already finished", run.folder)
         return run
-    return solve(run, resume=resume, limit=limit, split=None, profile=profile, gated=gated)[0]
+    with run.held():
+        return solve(run, resume=resume, limit=limit, split=None, profile=profile, gated=gated)[0]
 
 
 def solve(

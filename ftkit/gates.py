@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from ftkit.errors import GateError, InputError, UsageError
 from ftkit.recipe.schema import Gate
+
+log = logging.getLogger("ftkit")
 
 _EXPRESSION = re.compile(r"^\s*(?P<path>.+?)\s*(?P<sign>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*$")
 _ROUNDING = 1e-9
@@ -59,7 +62,7 @@ def check_gates(
         lines = [(value >= gate.min, f"min {gate.min}")] if gate.min is not None else []
         lines += [(value <= gate.max, f"max {gate.max}")] if gate.max is not None else []
         if gate.baseline is not None and gate.max_drop is not None:
-            old = _baseline(Path(gate.baseline), path)
+            old = _baseline(Path(gate.baseline), path, metrics)
             lower = any(path == name or path.startswith(f"{name}.") for name in lower_is_better)
             drop = value - old if lower else old - value
             lines.append((drop <= gate.max_drop + _ROUNDING, f"at most {gate.max_drop} worse than {old:.4f}"))
@@ -115,7 +118,8 @@ def _names(metrics: Mapping[str, Any]) -> list[str]:
     return [*metrics.get("metrics", {}), *metrics.get("details", {})]
 
 
-def _baseline(path: Path, score: str) -> float:
+def _baseline(path: Path, score: str, metrics: Mapping[str, Any] | None = None) -> float:
+    """The score in a file; where it is of other rows than `metrics`, that is said."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -125,4 +129,12 @@ def _baseline(path: Path, score: str) -> float:
     if value is None:
         hint = "a baseline is the metrics.json of a run"
         raise InputError(f"the baseline holds no {score}", where=str(path), hint=hint)
+    rows = read.get("sha256")
+    if metrics and rows and rows != metrics.get("sha256"):
+        log.warning(
+            "  note: the baseline %s is of other rows (%s %s) than these",
+            path,
+            read.get("rows"),
+            read.get("split"),
+        )
     return value

@@ -8,10 +8,13 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ftkit.errors import InputError, UsageError
 from ftkit.recipe import Recipe, load_recipe
@@ -30,6 +33,11 @@ _WRITTEN = (
     "model", "checkpoints", "metrics.json", "predictions.jsonl", "log.jsonl", "README.md", "profile.json.gz",
     "eval", "export", RECIPE, MANIFEST,
 )  # fmt: skip
+_LOCK = ".ftkit.lock"
+"""Held by the process that writes a run."""
+_DRAFT = "recipe.yaml.tmp"
+_LEFT = (_LOCK, _DRAFT, "manifest.tmp")
+"""All that a run leaves that was stopped before it began, by a full disk for example."""
 _PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn",
              "seqeval")  # fmt: skip
 # A run is made of these; a recipe that differs in another block can still evaluate it.
@@ -53,6 +61,7 @@ class Run:
         self.manifest = manifest
         self._commit: str | None = None
         self._replaces = False
+        self._lock = FileLock(folder / _LOCK)
         self.estimator: Estimator | None = None
 
     # Opening ----------------------------------------------------------------------------
@@ -66,10 +75,10 @@ class Run:
             InputError: The folder cannot be written.
         """
         folder = Path(recipe.output_dir).absolute()
-        _refuse_unwritable(folder)
+        refuse_unwritable(folder)
         run = cls(folder, recipe, {})
         run._replaces = overwrite
-        if not folder.exists() or not any(folder.iterdir()):
+        if not folder.exists() or all(path.name in _LEFT for path in folder.iterdir()):
             return run
         if resume:
             return run._resumed()
@@ -277,6 +286,7 @@ class Run:
         """
         if resume and self.manifest:
             self.refuse_other_data(dataset)
+            self._take_folder()
             return
         # What takes time or can fail comes before the first change: a folder without a manifest is no run.
         manifest = {
@@ -298,16 +308,48 @@ class Run:
                 "sha256": None if self.recipe.model.from_config else self.pinned.model.locate().sha256(),
             },
         }
+        self._take_folder()
         if _is_run(self.folder):
             if not self._replaces:
                 # Another process has begun one there since this one looked.
                 raise _in_use(self.folder, is_run=True)
             log.info("Replacing the run in %s", self.folder)
             _remove_run(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(to_yaml(self.recipe), encoding="utf-8")
+        draft = self.folder / _DRAFT
+        draft.write_text(to_yaml(self.recipe), encoding="utf-8")
         self.manifest = manifest
         self._write_manifest()
+        draft.replace(self.folder / RECIPE)
+
+    @contextmanager
+    def held(self) -> Iterator[Run]:
+        """The folder, once it is taken in here, is free again at the end."""
+        try:
+            yield self
+        finally:
+            if self._lock.is_locked:
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+                self._lock.release()
+
+    def _take_folder(self) -> None:
+        """Let no other process write here until this one is done, or gone.
+
+        Raises:
+            UsageError: One does.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                "another process is writing this run", where=str(self.folder),
+                hint="wait until it has ended, or choose another with --set output_dir=DIR",
+            ) from None  # fmt: skip
+        if self.manifest and read_manifest(self.folder) != self.manifest:
+            raise UsageError(
+                "another process has gone on with this run in the meantime", where=str(self.folder),
+                hint="give the command again",
+            )  # fmt: skip
 
     def finish(
         self,
@@ -327,7 +369,7 @@ class Run:
         if self.recipe.method.adapters:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
-            metrics = scores_json(scores, precision, generation)
+            metrics = scores_json(scores, records, precision, generation)
             write_evaluation(self.folder, metrics, records, predictions, task=self.recipe.task)
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         self.manifest["finished"] = True
@@ -447,7 +489,9 @@ def _refuse_to_remove_sources(recipe: Recipe, folder: Path) -> None:
 
 def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
     """A finished run cannot be evaluated as if it were another one."""
-    if changes := differences(stored, asked, _MADE_OF):
+    free = {f"task.{key}" for key in stored.task.read_late}
+    changes = [one for one in differences(stored, asked, _MADE_OF) if one.partition(":")[0] not in free]
+    if changes:
         raise UsageError(
             "the run was made with another task, model or method:\n  " + "\n  ".join(changes),
             where=str(folder),
@@ -455,7 +499,7 @@ def refuse_other_model(stored: Recipe, asked: Recipe, folder: Path) -> None:
         )
 
 
-def _refuse_unwritable(folder: Path) -> None:
+def refuse_unwritable(folder: Path) -> None:
     """Say before training, not after it, that results cannot be written."""
     if folder.exists() and not folder.is_dir():
         raise UsageError("output_dir is a file, not a folder", where=str(folder))

@@ -45,6 +45,7 @@ def main() -> None:
         sys.exit(InputError.exit_code)
     except Exception as error:
         _usage_error(error)
+        _disk_error(error)
         raise
     if code == INTERRUPTED:
         # Typer takes an interruption for an end like others.
@@ -61,6 +62,15 @@ def _usage_error(error: Exception) -> None:
     if isinstance(error, click_exception):
         error.show()
         sys.exit(error.exit_code)
+
+
+def _disk_error(error: Exception) -> None:
+    """What writes weights has an error of its own for a full disk."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, SafetensorError) and "I/O error" in str(error):
+        _say(f"error: {InputError(str(error), hint='make room; a fine-tuning goes on with --resume')}")
+        sys.exit(InputError.exit_code)
 
 
 def _say(text: str) -> None:

@@ -106,6 +106,8 @@ def _records(
     if file == "-":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError("several processes cannot read standard input together", hint="give a FILE")
+        if sys.stdin is None:
+            raise UsageError("standard input is closed", hint="give a FILE")
         records: Iterator[Record] = islice(records_of_lines(run, sys.stdin.buffer), limit)
     elif Path(file).exists():
         records = records_of_file(run, Path(file), limit)

@@ -17,7 +17,7 @@ csv.field_size_limit(2**30)
 
 
 class Csv(Format):
-    """Values with commas, or `data.delimiter`, between them; in double quotes they may hold that and line ends."""
+    """Values between commas (or `data.delimiter`); in double quotes they may hold these, and line ends."""
 
     type: Literal["csv"] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)

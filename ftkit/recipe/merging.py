@@ -116,7 +116,7 @@ def merge(base: Source, top: Source, *, voids: bool = True) -> Source:
     Args:
         base: The source below.
         top: The one that wins.
-        voids: Whether another place of the data on top removes what is said of the place below.
+        voids: Whether another origin of the data or the model on top removes what is said of the one below.
     """
     replaced: set[KeyPath] = set()
     tree = _merge(base.tree, top.tree, (), replaced, voids=voids)
@@ -133,8 +133,8 @@ def _merge(
     base: dict[str, Any], top: dict[str, Any], path: KeyPath, replaced: set[KeyPath], *, voids: bool
 ) -> dict[str, Any]:
     merged = dict(base)
-    if voids and path == ("data",):
-        for key in _outdated(top) & merged.keys():
+    if voids and path in _VOIDS:
+        for key in _VOIDS[path](top) & merged.keys():
             del merged[key]
             replaced.add((*path, key))
     for key, value in top.items():
@@ -150,7 +150,7 @@ def _merge(
     return merged
 
 
-def _outdated(top: dict[str, Any]) -> set[str]:
+def _other_rows(top: dict[str, Any]) -> set[str]:
     """The keys of a `data` block below that a block on top makes void: rows come from one source."""
     said = {key for key, value in top.items() if value is not None}
     files = {"train_file", "validation_file", "test_file"}
@@ -169,6 +169,20 @@ def _outdated(top: dict[str, Any]) -> set[str]:
         if f"{split}_fraction" in said:
             gone |= own
     return gone - said
+
+
+def _other_weights(top: dict[str, Any]) -> set[str]:
+    """The keys of a `model` block below that a block on top makes void: a model is pretrained or fresh."""
+    said = {key for key, value in top.items() if value is not None}
+    gone: set[str] = set()
+    if "from_config" in said:
+        gone |= {"name_or_path", "revision", "sha256"}
+    if "name_or_path" in said:
+        gone |= {"from_config", "tokenizer"}
+    return gone - said
+
+
+_VOIDS = {("data",): _other_rows, ("model",): _other_weights}
 
 
 def _same_type(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftkit.records import Prediction, Record, Scores
+from ftkit.records import Prediction, Record, Scores, fingerprint
 from ftkit.tasks.base import Task
 
 
@@ -27,7 +27,9 @@ def write_evaluation(
     write_predictions(folder / "predictions.jsonl", task, records, predictions)
 
 
-def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -> dict[str, Any]:
+def scores_json(
+    scores: Scores, records: Sequence[Record], precision: str, generation: Mapping[str, Any]
+) -> dict[str, Any]:
     """Scores as metrics.json holds them, with how they came about.
 
     An infinite one, such as the loss where no right text fits, is `None`: JSON has no number for it.
@@ -35,6 +37,7 @@ def scores_json(scores: Scores, precision: str, generation: Mapping[str, Any]) -
     found = {
         "split": scores.split,
         "rows": scores.rows,
+        "sha256": fingerprint(records),
         "precision": precision,
         **({"generation": dict(generation)} if generation else {}),
         "metrics": {

@@ -49,6 +49,8 @@ class Task(Component):
     """Whether a prediction holds a tag for each word."""
     converses: ClassVar[bool] = False
     """Whether its rows are conversations, so that one can talk with what was made for it."""
+    read_late: ClassVar[tuple[str, ...]] = ()
+    """Options that only say what becomes of a model's scores: another value needs no other training."""
     pipeline: ClassVar[str | None]
     """The transformers pipeline that runs a model with this task's head; `None` where there is none."""
 

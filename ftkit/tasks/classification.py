@@ -69,6 +69,7 @@ class Classification(Task):
         "label": Field(("label", "labels")),
     }
     answer_fields: ClassVar[tuple[str, ...]] = ("label",)
+    read_late: ClassVar[tuple[str, ...]] = ("threshold",)
     pipeline: ClassVar[str] = "text-classification"
 
     @model_validator(mode="after")

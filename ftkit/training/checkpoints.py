@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     _sync(folder.parent)
+
+
+def let_others_read(folder: Path) -> None:
+    """Give saved weights the mode of the files beside them: safetensors lets their owner alone read them."""
+    mode = next(folder.glob("*config.json")).stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(stat.S_IMODE(mode))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

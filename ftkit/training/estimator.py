@@ -20,7 +20,7 @@ from ftkit.records import Prediction, Record
 from ftkit.training.answers import Answers
 from ftkit.training.batches import ROWS, WEIGHTS, Collator, Rows, by_length
 from ftkit.training.cache import encode_once
-from ftkit.training.checkpoints import newest_checkpoint
+from ftkit.training.checkpoints import let_others_read, newest_checkpoint
 from ftkit.training.cpu import keep_kernels, keep_memory
 from ftkit.training.defaults import (
     EVAL_BATCH,
@@ -295,22 +295,30 @@ class TrainedEstimator:
         """Write the model and its tokenizer; the weights are given where the model is sharded."""
         folder.mkdir(parents=True, exist_ok=True)
         engine.save_weights(folder, weights)
-        assert self.tokenizer is not None
-        self.tokenizer.save_pretrained(folder)
+        let_others_read(folder)
+        self._save_tokenizer(folder)
         if self.answers is not None:
             # Adapters do not bring it, and it says what ends an answer.
             self.model.generation_config.save_pretrained(folder)
 
     def merge(self, folder: Path) -> None:
         """Write the model, adapters merged into it, and its tokenizer."""
-        assert self.tokenizer is not None
         untied = _untie_adapted(self.model)
         merged = self.model.merge_and_unload()
         if untied:
             merged.config.get_text_config().tie_word_embeddings = False
             merged.config.tie_word_embeddings = False
         merged.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        let_others_read(folder)
+        self._save_tokenizer(folder)
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer without what the last call has left in it: a cut, and padding."""
+        tokenizer: Any = self.tokenizer
+        if tokenizer.is_fast:
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
         """Take up what an earlier `fit` saved in the run's `model/`."""

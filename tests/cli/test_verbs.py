@@ -648,6 +648,43 @@ def test_eval_of_a_hub_recipe_on_a_local_file(ftkit: Any, recipe_file: Path, tmp
     assert shown["data"].keys().isdisjoint({"dataset_name", "validation_fraction"})
 
 
+def test_a_fresh_model_takes_the_place_of_a_pretrained_one(ftkit: Any, tmp_path: Path) -> None:
+    """And the other way round: a recipe on top need not undo what the one below says."""
+    fresh = {"from_config": {"model_type": "gpt2", "n_layer": 2}, "tokenizer": {"type": "bpe"}}
+    pretrained = {"name_or_path": "org/model", "revision": "v1", "sha256": "0" * 64}
+    for below, top in ((fresh, {"name_or_path": "org/model"}), (pretrained, fresh)):
+        tree = {"task": "language_modeling", "data": {"train_file": "a.txt"}, "model": below}
+        (tmp_path / "below.yaml").write_text(json.dumps(tree | {"output_dir": "run"}))
+        (tmp_path / "top.yaml").write_text(json.dumps({"extends": "./below.yaml", "model": top}))
+        done = ftkit("show", "top.yaml", "--json")
+        assert done.returncode == 0, done.stderr
+        shown = json.loads(done.stdout)["model"]
+        assert {key: value for key, value in shown.items() if key in {**fresh, **pretrained}} == {
+            **top,
+            **({"tokenizer": {"type": "bpe", "vocab_size": 8000}} if top is fresh else {}),
+        }
+
+
+def test_a_threshold_can_be_chosen_after_training(recipe: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"text": f"a {one} thing {n}", "label": [one]} for n in range(6) for one in ("red", "blue")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe |= {
+        "task": {"type": "classification", "multi_label": True},
+        "data": dict.fromkeys(("train_file", "test_file"), str(tmp_path / "rows.jsonl")),
+        "metrics": ["micro_f1"],
+        "training": {"max_steps": 1},
+    }
+    run = library.finetune(recipe)
+    for threshold, labels in ((0.001, ["blue", "red"]), (0.999, [])):
+        folder = library.evaluate(run, [f"task.threshold={threshold}"]).folder
+        said = [
+            json.loads(row)["prediction"] for row in (folder / "predictions.jsonl").read_text().splitlines()
+        ]
+        assert said == [labels] * len(rows)
+    with pytest.raises(UsageError, match="was made with another task"):
+        library.evaluate(run, ["task.multi_label=false"])
+
+
 def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:
     for texts, says in [
         ("red", "texts are a list"),

@@ -24,7 +24,7 @@ def test_a_score_that_is_infinite(ways: int) -> None:
     )
     other = Scores("test", 3, {"answer_loss": Score(0.5, 0.4, 0.6), "chrf": Score(7.0, 6.0, 8.0)})
     scores = spread({"seed 1": one, "seed 2": other}) if ways == 2 else one
-    found = json.loads(json.dumps(scores_json(scores, "fp32", {}), allow_nan=False))
+    found = json.loads(json.dumps(scores_json(scores, [], "fp32", {}), allow_nan=False))
     assert found["metrics"]["answer_loss"]["value"] is None
     assert found["metrics"]["chrf"]["value"] == (8 if ways == 2 else 9)
     table = as_table(found).splitlines()
