@@ -42,6 +42,8 @@ _PACKAGES = ("ftkit", "torch", "transformers", "peft", "accelerate", "datasets",
              "seqeval")  # fmt: skip
 # A run is made of these; a recipe that differs in another block can still evaluate it.
 _MADE_OF = ("task", "model", "method")
+_MAY_CHANGE = ("gates.", "data.train_file:", "data.validation_file:", "data.test_file:", "data.data_dir:")
+"""Keys of a recipe by which a run can go on otherwise: rows are compared, wherever they lie."""
 
 
 class Run:
@@ -170,7 +172,8 @@ class Run:
             )  # fmt: skip
         self.manifest = read_manifest(self.folder)
         stored = load_recipe(self.folder / RECIPE)
-        if changes := differences(stored, self.recipe):
+        changes = [one for one in differences(stored, self.recipe) if not one.startswith(_MAY_CHANGE)]
+        if changes:
             raise UsageError(
                 "the recipe is not the one this run was started with:\n  " + "\n  ".join(changes),
                 where=str(self.folder),
@@ -287,6 +290,7 @@ class Run:
         if resume and self.manifest:
             self.refuse_other_data(dataset)
             self._take_folder()
+            self._write_recipe()
             return
         # What takes time or can fail comes before the first change: a folder without a manifest is no run.
         manifest = {
@@ -315,10 +319,18 @@ class Run:
                 raise _in_use(self.folder, is_run=True)
             log.info("Replacing the run in %s", self.folder)
             _remove_run(self.folder)
+        self.manifest = manifest
+        try:
+            self._write_recipe()
+            self._write_manifest()
+        except OSError:
+            # A recipe without a manifest could be anybody's.
+            (self.folder / RECIPE).unlink(missing_ok=True)
+            raise
+
+    def _write_recipe(self) -> None:
         draft = self.folder / _DRAFT
         draft.write_text(to_yaml(self.recipe), encoding="utf-8")
-        self.manifest = manifest
-        self._write_manifest()
         draft.replace(self.folder / RECIPE)
 
     @contextmanager

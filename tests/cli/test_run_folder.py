@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ftkit as library
+from ftkit.errors import UsageError
 from ftkit.exporting import export
+from ftkit.run import Run
 from ftkit.training.engine import Engine
 from ftkit.training.estimator import TrainedEstimator
 
@@ -45,6 +48,42 @@ def test_a_stopped_run_can_be_taken_up_in_the_same_process(
             library.finetune(recipe)
     assert library.finetune(recipe, resume=True).finished
     assert held.tb, "what was raised still holds the run that failed"
+
+
+def test_a_run_goes_on_where_its_files_lie_elsewhere(
+    recipe: dict[str, Any], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in another workspace of the same job; other rows are refused, and the run's recipe follows."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(colours, before)
+    recipe["data"] = {"data_dir": str(before)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "training_step", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            library.finetune(recipe)
+    before.rename(after)
+    moved = recipe | {"data": {"data_dir": str(after)}, "gates": {"accuracy": {"min": 0.0}}}
+    test = (after / "test.csv").read_text()
+    (after / "test.csv").write_text(test + "one more red,red\n")
+    with pytest.raises(UsageError, match="the data is not what this run was started with"):
+        library.finetune(moved, resume=True)
+    (after / "test.csv").write_text(test)
+    with pytest.raises(UsageError, match="the recipe is not the one"):
+        library.finetune(moved | {"seed": 99}, resume=True)
+    run = library.finetune(moved, resume=True)
+    assert library.evaluate(run.folder).metrics == run.metrics
+    assert library.finetune(moved, resume=True).metrics == run.metrics
+
+
+def test_a_full_disk_leaves_no_half_run(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_write_manifest", full)
+        with pytest.raises(OSError, match="No space left"):
+            library.finetune(recipe)
+    assert library.finetune(recipe, resume=True).finished
 
 
 @pytest.mark.parametrize("option", ["resume", "overwrite"])
