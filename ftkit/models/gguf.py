@@ -165,13 +165,16 @@ def unpacked(path: Path) -> Path:
     folder = cached_folder(file_sha256(path))
     if folder.is_dir():
         return folder
+    import torch
     from huggingface_hub.errors import StrictDataclassError
 
     log.info("Unpacking %s to %s (once)", path.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix="tmp-", dir=folder.parent))
     try:
-        _unpack_to(path, draft)
+        # The weights that are made on the way draw random numbers, of which a head shall have the first.
+        with torch.random.fork_rng(devices=[]):
+            _unpack_to(path, draft)
         try:
             draft.rename(folder)
         except OSError:

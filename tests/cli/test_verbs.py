@@ -575,6 +575,21 @@ def test_early_stopping_stops(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert run.manifest["training"]["steps"] == 2 * 6, "two epochs of six steps"
 
 
+@pytest.mark.parametrize(("threshold", "epochs"), [(0.0, 4), (10.0, 2)])
+def test_early_stopping_asks_for_more_than_its_threshold(
+    threshold: float, epochs: int, recipe: dict[str, Any]
+) -> None:
+    """The loss falls in every epoch, and never by 10."""
+    recipe |= {"early_stopping": {"patience": 1, "threshold": threshold}}
+    slow = [
+        "training.num_train_epochs=4",
+        "training.learning_rate=5e-4",
+        "training.metric_for_best_model=loss",
+    ]
+    run = library.finetune(recipe, [*slow, "training.lr_scheduler_type=constant"])
+    assert run.manifest["training"]["steps"] == epochs * 6
+
+
 @pytest.mark.parametrize("command", ["--help", "check", "list", "show"])
 def test_light_verbs_import_nothing_heavy(command: str, recipe_file: Path) -> None:
     weights = Path(yaml.safe_load(recipe_file.read_text())["model"]["name_or_path"]) / "model.safetensors"

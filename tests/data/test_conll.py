@@ -491,3 +491,17 @@ def test_files_that_are_wrong(name: str, content: str, says: str, read: Read, tm
     with pytest.raises(InputError) as caught:
         read(content, name=name)
     assert f"{tmp_path / name}{says}" in str(caught.value)
+
+
+def test_an_entity_begins_at_its_first_character(read: Read) -> None:
+    """What stands right before it or after it is another word, though no space is between them."""
+    dataset = read([{"text": "(Ann)won", "entities": [[1, 4, "PER"]]}])
+    assert entities(dataset) == [[("Ann", "PER")]]
+    assert dataset["train"][0].target.tags == ("O", "B-PER", "O", "O")
+
+
+@pytest.mark.parametrize("letters", ["BIES", "BILU"])
+def test_an_entity_that_is_not_ended_is_noted(letters: str, read: Read) -> None:
+    *_, end, single = letters
+    dataset = read(f"a\t{single}-X\nb\tB-X\nc\t{end}-X\n\nd\tB-X\ne\tO\n")
+    assert any(note.startswith("train: 1 tags may not follow the one before") for note in dataset.notes)

@@ -80,3 +80,23 @@ def test_a_share_goes_before_a_file_of_the_folder(tmp_path: Path) -> None:
 def test_codes_of_one_number_have_one_order() -> None:
     train = [Record("a", target=name) for name in ("007", "7", "07", "10", "x")]
     assert Classification().find_labels(train, ()) == ("7", "07", "007", "10", "x")
+
+
+def test_both_shares_count_from_all_rows(tmp_path: Path) -> None:
+    lines = [f"row {number},{'ab'[number % 2]}" for number in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    data = DataSource(
+        train_file=str(tmp_path / "train.csv"), validation_fraction=0.25, test_fraction=0.5, split_seed=1
+    )
+    dataset = load_records(data, Classification())
+    found = {split: [record.text for record in dataset[split]] for split in ("train", "validation", "test")}
+    assert [len(texts) for texts in found.values()] == [10, 10, 20]
+    assert len({text for texts in found.values() for text in texts}) == 40
+    other = load_records(data.model_copy(update={"split_seed": 2}), Classification())
+    assert [record.text for record in other["test"]] != found["test"]
+
+
+def test_no_label_is_held_out_whole() -> None:
+    """Three quarters of two rows are one and a half, and both would be rounded up."""
+    rest, held = stratified_split("aabb", "aabb", 0.75, seed=0)
+    assert (sorted(rest), sorted(held)) == (["a", "b"], ["a", "b"])

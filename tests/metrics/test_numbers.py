@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,13 @@ def test_resamples_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = interval(metric, counts)
     monkeypatch.setattr(bootstrap, "_MOST_DRAWN", 50 * 7)
     assert interval(metric, counts) == whole
+
+
+def test_the_checkpoint_with_the_least_error_is_kept(lengths: dict[str, Any], tmp_path: Path) -> None:
+    """Of a metric where less is better, which the recipe need not say again."""
+    lengths |= {"metrics": ["rmse"], "output_dir": str(tmp_path / "least")}
+    run = ftkit.finetune(lengths, ["training.num_train_epochs=3"])
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    errors = {entry["step"]: entry["eval_rmse"] for entry in log if "eval_rmse" in entry}
+    assert len(errors) == 3
+    assert run.manifest["training"]["best_step"] == min(errors, key=errors.__getitem__)

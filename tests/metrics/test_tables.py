@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +12,8 @@ from ftkit import component
 from ftkit.cli import console
 from ftkit.metrics.base import Metric, Table
 from ftkit.metrics.per_label import PerLabel
+from ftkit.records import Score, Scores
+from ftkit.scoring import spread
 
 METRICS: dict[str, Any] = {
     "split": "test", "rows": 4, "precision": "fp32",
@@ -77,3 +80,17 @@ def test_a_new_table_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(component, "discover", lambda base: {"longest": Longest})
     printed = console.scores(METRICS | {"details": {"longest": {"rows": [3]}}})
     assert printed.endswith("\n\nLongest: row 3")
+
+
+def test_the_deviation_is_that_of_a_sample() -> None:
+    scored = {
+        way: Scores("test", 4, {"accuracy": Score(value, 0.0, 1.0)})
+        for way, value in {"seed 1": 0.25, "seed 2": 0.5, "seed 3": 1.0}.items()
+    }
+    found = spread(scored)
+    mean = 1.75 / 3
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in (0.25, 0.5, 1.0)) / 2)
+    score = found.metrics["accuracy"]
+    assert (score.value, score.deviation) == (pytest.approx(mean), pytest.approx(deviation))
+    assert (score.low, score.high) == (None, None)
+    assert found.details["variants"]["seed 3"] == {"accuracy": 1.0}

@@ -379,6 +379,23 @@ def test_model_card_and_merged_export_predict_the_same(
     assert merged == pytest.approx(answer["scores"], abs=1e-4)
 
 
+def test_a_run_is_the_same_whether_its_file_was_unpacked_before(
+    plain: Model, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    heads = []
+    for name in ("first", "second"):
+        run = library.finetune(
+            {
+                "task": "classification", "data": {"data_dir": str(colours)}, "method": "full",
+                "model": {"name_or_path": str(plain.path)}, "training": {"max_steps": 1, "learning_rate": 1e-5},
+                "engine": {"precision": "fp32"}, "output_dir": str(tmp_path / name),
+            }
+        )  # fmt: skip
+        heads.append((run.folder / "model" / "model.safetensors").read_bytes())
+    assert heads[0] == heads[1]
+
+
 def test_command_and_python_give_the_same_run(later: dict[str, Any], runs: dict[str, library.Run]) -> None:
     assert later["check"]["model"] == f"{runs['full'].recipe.model.name_or_path} (decoder)"
     assert later["finetune"]["metrics"] == runs["full"].metrics["metrics"]

@@ -181,3 +181,8 @@ def test_a_template_has_conditions_and_filters() -> None:
     template = Template("{% if text_pair is defined %}{{ text_pair }} {% endif %}{{ text | upper }}")
     assert template.render({"text": "a"}) == "A"
     assert template.render({"text": "a", "text_pair": "b"}) == "b A"
+
+
+def test_the_prediction_is_the_likeliest_candidate(prompted: dict[str, Any]) -> None:
+    for row in rows(ftkit.evaluate(prompted).run):
+        assert row["scores"][row["prediction"]] == max(row["scores"].values()) > min(row["scores"].values())

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -28,9 +30,13 @@ import ftkit
 from ftkit.cli import console
 from ftkit.errors import FtkitError
 from ftkit.prompts.answering import Generating
+from ftkit.prompts.cloze import ClozeRanker
+from ftkit.prompts.prompting import Prompt
 from ftkit.prompts.ranking import Joint
-from ftkit.prompts.retrieval import Bm25
+from ftkit.prompts.retrieval import Bm25, Embeddings
+from ftkit.prompts.shots import NearestShots, Shot
 from ftkit.training.generation import NO_RULES, Writer
+from ftkit.training.setup import Loaded
 
 LABELS = ["blue", "green", "red"]
 
@@ -109,6 +115,29 @@ def test_a_cloze_scores_the_words_in_the_mask(
     blue = by_value["blue"] / sum(by_value.values())
     found = [c["probability"] for c in one["candidates"] if c["value"] == "blue"]
     assert found == pytest.approx([blue, blue], abs=1e-5)
+
+
+def test_a_cloze_reads_its_own_text_alone(whole: Callable[[str], Path]) -> None:
+    """Beside a longer text, and with a point right after the answer, which is no part of it."""
+    tokenizer = AutoTokenizer.from_pretrained(whole("bert"))
+    model = AutoModelForMaskedLM.from_pretrained(whole("bert")).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(10 if weight.dim() > 1 else 1)  # as it comes, it hardly looks at other tokens
+    ranker = ClozeRanker(model, tokenizer, device=torch.device("cpu"), precision="fp32")
+    texts = ["the red card is", "my good friend has a blue phone and the order is not here, it is"]
+    answers = ["red", "good film"]
+    rows = [ranker.row(Prompt(text, " ", ".", special=True, shots=()), answers) for text in texts]
+    for text, found in zip(texts, ranker.scores(rows, [None, None]), strict=True):
+        for answer, ranked in zip(answers, found, strict=True):
+            masks = " ".join(["[MASK]"] * len(answer.split()))
+            inputs = tokenizer(f"{text} {masks}.", return_tensors="pt")
+            places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
+            with torch.inference_mode():
+                logs = model(**inputs).logits[0].log_softmax(dim=-1)
+            words = tokenizer(answer, add_special_tokens=False)["input_ids"]
+            expected = sum(logs[place, word].item() for place, word in zip(places, words, strict=True))
+            assert (ranked.likelihood, ranked.tokens) == (pytest.approx(expected, abs=1e-3), len(words))
 
 
 def test_an_encoder_without_its_head_is_refused(
@@ -793,3 +822,65 @@ def test_answers_that_begin_with_another_one_are_said(
     tree = asking("t5", verbalizer=words)
     ftkit.evaluate(tree | {"output_dir": tree["output_dir"] + "-t5"})
     assert "begin with another one" not in caplog.text, "its answers have an end token"
+
+
+def test_shots_and_calibration_follow_the_seed_of_the_recipe(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftkit.prompts.estimator._CALIBRATION_ROWS", 5)
+    saved = []
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        tree = asking(num_fewshot=2, shots="random", calibration="batch")
+        run = ftkit.evaluate(tree | {"seed": seed, "output_dir": str(tmp_path / name)}).run
+        saved.append(json.loads((run.folder / "model/prompt.json").read_text())[0])
+    first, again, other = saved
+    assert first == again
+    assert [shot["why"] for shot in other["shots"]] == ["drawn with seed 2"] * 2
+    assert first["shots"] != other["shots"]
+    assert first["prior"] != other["prior"]
+
+
+def test_one_question_with_two_sets_of_choices_has_two_answers(
+    asking: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    choices = [["red", "blue"], ["red", "my money", "green"]]
+    lines = [json.dumps({"question": "which", "choices": one, "answer": "red"}) for one in choices]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
+    tree = asking(prompt="question") | {
+        "task": "multiple_choice",
+        "data": {"test_file": str(tmp_path / "test.jsonl")},
+    }
+    assert [list(row["scores"]) for row in rows(ftkit.evaluate(tree).run)] == choices
+
+
+def test_embeddings_are_compared_by_the_cosine_of_their_means(tiny: Callable[[str], Path]) -> None:
+    """Each text embedded by itself; together, padding and batches change nothing."""
+    model, tokenizer = (
+        AutoModel.from_pretrained(tiny("bert")).eval(),
+        AutoTokenizer.from_pretrained(tiny("bert")),
+    )
+    pool = [
+        "the red card",
+        "a much longer text about the blue phone of my good friend",
+        "money",
+        "a red card",
+    ]
+    queries = ["red card", "the phone is blue and the film is good with that game", "money back"]
+
+    def vector(text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(**tokenizer(text, return_tensors="pt"))["last_hidden_state"][0].mean(dim=0)
+
+    found = Embeddings(pool, Loaded(model, tokenizer, (), 64)).nearest(queries, 3)
+    for query, near in zip(queries, found, strict=True):
+        scores = [torch.cosine_similarity(vector(query), vector(text), dim=0).item() for text in pool]
+        assert [place for place, _ in near] == numpy.argsort(scores)[::-1][:3].tolist()
+        assert [score for _, score in near] == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-5)
+
+
+def test_each_query_gets_the_shots_nearest_to_it() -> None:
+    pool = tuple(Shot({"text": text}, text) for text in ("red card", "blue phone", "my money", "red phone"))
+    shots = NearestShots(pool, 1, Bm25([shot.answer for shot in pool]))
+    found = shots.of([{"text": "the money"}, {"text": "card"}, {"text": "blue phone"}])
+    # The last one is the query itself, so the next takes its place.
+    assert [shot.answer for (shot,) in found] == ["my money", "red card", "red phone"]

@@ -159,10 +159,11 @@ def test_spans_are_those_of_t5(tiny: Callable) -> None:
     sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(20)]
     records = [Record("the red ball is good and bad " * 30)] * 20
     rows = head.training_rows(records, tokenizer, 200).features
-    tokens = corrupted = spans = 0
+    tokens = corrupted = spans = longest = 0
     for number, row in enumerate(rows):
         seen = head.vary(row, (1, 0, number))
         assert len(seen["input_ids"]) <= 200
+        longest = max(longest, len(seen["input_ids"]))
         assert seen["labels"][-1] == tokenizer.eos_token_id == seen["input_ids"][-1]
         written: dict[int, list[int]] = {}
         for token in seen["labels"][:-1]:
@@ -181,6 +182,7 @@ def test_spans_are_those_of_t5(tiny: Callable) -> None:
         spans += sum(token in sentinels for token in seen["labels"])
     assert corrupted / tokens == pytest.approx(0.15, abs=0.015)
     assert corrupted / spans == pytest.approx(3.0, abs=0.25)
+    assert longest >= 198, "so much is read that what is left fills the window"
 
 
 @pytest.mark.parametrize(
@@ -251,3 +253,12 @@ def test_bits_per_byte(tiny: Callable, tmp_path: Path) -> None:
         other = tree | {"model": {"name_or_path": str(tiny("bert"))}, "metrics": [], key: value}
         with pytest.raises(ftkit.errors.UsageError, match=message):
             ftkit.finetune(other | {"output_dir": str(tmp_path / key)})
+
+
+@pytest.mark.parametrize("join", [True, False])
+def test_bytes_are_those_of_utf8(join: bool, tiny: Callable) -> None:
+    head, tokenizer = head_of("decoder", tiny("gpt2"), 200, join=join)
+    records = [Record("größe"), Record("漢字 \N{GRINNING FACE}")]
+    encoded = head.encode(records, tokenizer, 200)
+    found = [one.value for one in head.predictions(records, encoded, [(1.0, 1)] * len(encoded.owners))]
+    assert sum(one.octets for one in found) == 7 + 11

@@ -173,3 +173,29 @@ def test_micro_batches_of_similar_length_leave_the_gradient_as_it_is(
     for one, other in zip(ours, plain, strict=True):
         assert_same_gradients(one, other)
     assert losses == pytest.approx(plain_losses, rel=1e-5)
+
+
+def test_the_validation_loss_is_a_mean_over_rows_whatever_the_batches(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """15 rows: in batches of 4 the last one has 3."""
+    found = []
+    for size in (4, 64):
+        given = [f"training.per_device_eval_batch_size={size}", f"output_dir={tmp_path / str(size)}"]
+        run = ftkit.finetune(recipe, given)
+        log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+        found.append([entry["eval_loss"] for entry in log if "eval_loss" in entry])
+    assert len(found[0]) == recipe["training"]["num_train_epochs"]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_every_seed_and_every_epoch_has_an_order_of_its_own() -> None:
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        batches = EpochBatches(total=50, size=8, seed=seed, rank=0, processes=1)
+        batches.set_epoch(epoch)
+        return tuple(row for batch in batches for row, *_ in batch)
+
+    orders = [order(seed, epoch) for seed in (1, 2) for epoch in (0, 1)]
+    assert all(sorted(one) == list(range(50)) for one in orders)
+    assert len(set(orders)) == 4
+    assert order(2, 1) == orders[-1]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from ranks import meeting
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 import ftkit
 from ftkit.errors import InputError
@@ -292,3 +295,26 @@ def test_weights_of_a_quantized_checkpoint_stay_as_they_are() -> None:
     assert [parameter.dtype for parameter in model.parameters()] == kinds
     lowered(model, "fp32")
     assert [parameter.dtype for parameter in model.parameters()] == [torch.float32] * 2 + kinds[2:]
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = memory.Need(fixed=100, after=0, row=10, tokens=8)
+    monkeypatch.setattr(memory, "estimate", lambda *_, **__: need)
+    monkeypatch.setattr(memory, "free_memory", lambda: 500)
+    arguments = SimpleNamespace(activation_checkpointing=False, optim="adamw", per_device_train_batch_size=64)
+
+    def most() -> int | None:
+        return memory.plan(None, arguments, forward=len, tokens=8, parts=False)
+
+    # Four fifths of it, less what is fixed, in rows of 10 bytes and 8 tokens.
+    assert most() == (400 - 100) * 8 // 10
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert most() == (200 - 100) * 8 // 10
+
+
+def test_an_embedding_that_is_the_head_as_well_stays_in_fp32(tiny: Callable[[str], Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny("gpt2")).requires_grad_(requires_grad=False)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    lower_frozen(model, "bf16")
+    assert model.get_input_embeddings().weight.dtype is torch.float32
+    assert model.transformer.h[0].mlp.c_fc.weight.dtype is torch.bfloat16

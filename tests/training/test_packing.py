@@ -206,3 +206,13 @@ def test_models_that_mix_rows_are_refused(packing: dict[str, Any], tiny: Folder,
         with pytest.raises(UsageError, match=reason):
             ftkit.finetune(packing | {"model": {"name_or_path": str(tiny(architecture))}})
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_foretells_the_first_token_of_a_row() -> None:
+    """Not even where a row is learned from its first token on, as one that begins with an answer."""
+    rows = [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids} for ids in ([5, 6, 7], [8, 9])
+    ]
+    found = joined(rows)
+    assert found["labels"] == [IGNORED, 6, 7, IGNORED, 9]
+    assert found["position_ids"] == [0, 1, 2, 0, 1]

@@ -8,15 +8,18 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoTokenizer
 
 import ftkit
 from ftkit.run import Run
-from ftkit.training.throughput import matmul_rate
+from ftkit.training import throughput
+from ftkit.training.throughput import Meter, matmul_rate
 
 
 def test_figures_count_real_tokens(recipe: dict, colours: Path) -> None:
@@ -70,3 +73,27 @@ def test_profile(ftkit: Callable, recipe_file: Path, recipe: dict) -> None:
     with gzip.open(Path(recipe["output_dir"]) / "profile.json.gz") as file:
         events = json.load(file)["traceEvents"]
     assert any("aten::addmm" in event.get("name", "") for event in events)
+
+
+def test_the_share_is_of_real_tokens_and_of_what_each_weight_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 frozen weights and 15 trained ones over 4 tokens in 2 seconds; 3 more go to an evaluation."""
+    now = [100.0]
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(throughput, "matmul_rate", lambda device, precision: 1000.0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3, bias=False), nn.Linear(3, 5, bias=False))
+    model[1].requires_grad_(requires_grad=False)
+    batch = {"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    meter = Meter()
+    meter.start()
+    meter.count(batch)
+    meter.count_pass(batch, padded=True)
+    now[0] += 2
+    with meter.pause():
+        now[0] += 3
+    found = meter.figures(model, "fp32")
+    assert (found["training_seconds"], found["examples_per_second"], found["tokens_per_second"]) == (2, 1, 2)
+    assert found["padding"] == pytest.approx(2 / 6, abs=1e-4)
+    assert found["matmul_share"] == pytest.approx((4 * 12 + 6 * 15) * 4 / 2 / 1000)
+    meter.left_out = 1
+    after = meter.figures(model, "fp32", [model[2].weight])["matmul_share"]
+    assert after == pytest.approx(((4 * 12 + 6 * 15) * 4 - 6 * 15) / 2 / 1000)

@@ -438,3 +438,12 @@ def test_constrained_predictions_are_legal() -> None:
     assert found[False].spans == (Span(4, 7, "PER"), Span(8, 13, "LOC"))
     assert found[True].tags == ("O", "B-PER", "I-PER")
     assert found[True].spans == (Span(4, 13, "PER"),)
+
+
+def test_windows_share_a_quarter_of_their_tokens_by_default() -> None:
+    record = record_of(["a"] * 40, [])
+    tags, tokenizer = tag_names(TYPES), TOKENIZERS["wordpiece"]
+    found = TokenHead(tags).encode([record], tokenizer, 16 + 2)
+    told = TokenHead(tags, stride=16 // 4).encode([record], tokenizer, 16 + 2)
+    assert [list(row["words"]) for row in found.features] == [list(row["words"]) for row in told.features]
+    assert len(found.features) == len(windows(40, 16, 4)) != len(windows(40, 16, 8))
