@@ -59,19 +59,22 @@ def stratified_split(
         fraction: The share to hold out.
         seed: Of the draws.
         pooled: Whether groups of one row make up a group together; by default none of them is held out.
-        copies: Of rows that repeat an earlier one, the number of that one: they go where it goes.
+        copies: Of rows that repeat an earlier one, the number of that one: they go where it goes, and only
+            the others are counted.
 
     >>> list(stratified_split("aaaabbbb", "aaaabbbb", 0.25, seed=0)[1])
     ['a', 'b']
     """
     members: dict[Hashable, array[int]] = defaultdict(lambda: array("q"))
+    copies = copies or {}
     for index, group in enumerate(groups):
-        members[group].append(index)
+        if index not in copies:
+            members[group].append(index)
     if pooled and len(alone := [group for group, its in members.items() if len(its) == 1]) > 1:
         members[None] = array("q", [members.pop(group)[0] for group in alone])
     quota = {group: len(indices) * fraction for group, indices in members.items()}
     taken = {group: int(share) for group, share in quota.items()}
-    left = round(len(rows) * fraction) - sum(taken.values())
+    left = round((len(rows) - len(copies)) * fraction) - sum(taken.values())
     by_remainder = sorted(members, key=lambda group: (taken[group] - quota[group], repr(group)))
     for group in by_remainder:
         if left > 0 and taken[group] + 1 < len(members[group]):
@@ -81,7 +84,7 @@ def stratified_split(
     for group in sorted(members, key=repr):
         for index in random.Random(f"{seed}:{group!r}").sample(members[group], taken[group]):
             held[index] = True
-    for index, first in sorted((copies or {}).items()):
+    for index, first in copies.items():
         held[index] = held[first]
     rest, cut = (
         array("q", (index for index, is_held in enumerate(held) if is_held == kind)) for kind in (0, 1)

@@ -668,7 +668,12 @@ def test_a_fresh_model_takes_the_place_of_a_pretrained_one(ftkit: Any, tmp_path:
     fresh = {"from_config": {"model_type": "gpt2", "n_layer": 2}, "tokenizer": {"type": "bpe"}}
     pretrained = {"name_or_path": "org/model", "revision": "v1", "sha256": "0" * 64}
     for below, top in ((fresh, {"name_or_path": "org/model"}), (pretrained, fresh)):
-        tree = {"task": "language_modeling", "data": {"train_file": "a.txt"}, "model": below}
+        tree = {
+            "task": "language_modeling",
+            "data": {"train_file": "a.txt"},
+            "method": "full",
+            "model": below,
+        }
         (tmp_path / "below.yaml").write_text(json.dumps(tree | {"output_dir": "run"}))
         (tmp_path / "top.yaml").write_text(json.dumps({"extends": "./below.yaml", "model": top}))
         done = ftkit("show", "top.yaml", "--json")

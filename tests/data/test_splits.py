@@ -35,7 +35,7 @@ def test_rows_that_ask_the_same_stay_together(split: str, tmp_path: Path) -> Non
     texts = [{record.text for record in found[name]} for name in ("train", split)]
     assert not texts[0] & texts[1]
     assert len(found["train"]) == 2 * len(texts[0])
-    assert 10 <= len(found[split]) <= 30
+    assert len(found[split]) == 20
     assert not any("also in the training data" in note for note in found.notes)
 
 

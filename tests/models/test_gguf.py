@@ -388,8 +388,8 @@ def test_a_run_is_the_same_whether_its_file_was_unpacked_before(
         run = library.finetune(
             {
                 "task": "classification", "data": {"data_dir": str(colours)}, "method": "full",
-                "model": {"name_or_path": str(plain.path)}, "training": {"max_steps": 1, "learning_rate": 1e-5},
-                "engine": {"precision": "fp32"}, "output_dir": str(tmp_path / name),
+                "model": {"name_or_path": str(plain.path)}, "engine": {"precision": "fp32"},
+                "training": {"max_steps": 1, "learning_rate": 1e-5}, "output_dir": str(tmp_path / name),
             }
         )  # fmt: skip
         heads.append((run.folder / "model" / "model.safetensors").read_bytes())
