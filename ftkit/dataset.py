@@ -297,18 +297,20 @@ def _cut_fractions(
     splits: dict[str, Sequence[Record]], data: DataSource, task: Task
 ) -> dict[str, Sequence[Record]]:
     """Hold out validation and test shares of the training rows; both count from the whole."""
-    whole = len(splits.get("train", ()))
+    train = splits.get("train", ())
+    whole = len(train) - len(_copies(train)) if data.test_fraction or data.validation_fraction else 0
     for split in ("test", "validation"):
         fraction = getattr(data, f"{split}_fraction")
         if not fraction or "train" not in splits:
             continue
         train = splits["train"]
-        share = fraction * whole / len(train)
+        copies = _copies(train)
+        share = fraction * whole / (len(train) - len(copies))
         if share >= 1:
             raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
         groups = (task.stratum(record) for record in train)
         splits["train"], splits[split] = stratified_split(
-            train, groups, share, data.split_seed, pooled=task.strata_overlap, copies=_copies(train)
+            train, groups, share, data.split_seed, pooled=task.strata_overlap, copies=copies
         )
         if not splits[split] or not splits["train"]:
             lines = "; a .txt file is one row, data.format: lines makes each of its lines one"

@@ -181,6 +181,7 @@ def _to_prompt(
 
 def _evaluate_prompt(recipe: Recipe, *, split: str | None, limit: int | None, overwrite: bool) -> Evaluation:
     """Make the run and score it in one go: nothing needs training first. One that was killed goes on."""
+    refuse_missing_baselines(recipe.gates)
     begun = not overwrite and (Path(recipe.output_dir) / MANIFEST).is_file()
     run = (
         Run.open(recipe, resume=begun, overwrite=overwrite)

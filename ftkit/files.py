@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 
 
@@ -17,6 +17,8 @@ def file_sha256(path: Path) -> str:
 def cache_folder(name: str) -> Path:
     """Where things that can be made again are kept: `~/.cache/ftkit/NAME`, by the XDG rules."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    with suppress(RuntimeError):  # Nobody's home is known; what cannot be kept there is made again.
+    try:
         cache = cache.expanduser()
+    except RuntimeError:  # Nobody's home is known.
+        cache = Path(tempfile.gettempdir())
     return cache / "ftkit" / name

@@ -57,7 +57,7 @@ def check_gates(
         value = find_score(metrics, path)
         if value is None:
             there = f"was not computed; there is: {', '.join(_names(metrics))}"
-            failed.append(f"{path} {'is infinite' if _descend(metrics['metrics'], path) else there}")
+            failed.append(f"{path} {'is infinite' if _descend(metrics.get('metrics', {}), path) else there}")
             continue
         lines = [(value >= gate.min, f"min {gate.min}")] if gate.min is not None else []
         lines += [(value <= gate.max, f"max {gate.max}")] if gate.max is not None else []

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -340,8 +340,13 @@ class Run:
             yield self
         finally:
             if self._lock.is_locked:
-                Path(self._lock.lock_file).unlink(missing_ok=True)
-                self._lock.release()
+                try:
+                    # Windows removes it as it is released, and not before.
+                    if os.name != "nt":
+                        with suppress(OSError):
+                            Path(self._lock.lock_file).unlink(missing_ok=True)
+                finally:
+                    self._lock.release()
 
     def _take_folder(self) -> None:
         """Let no other process write here until this one is done, or gone.

@@ -95,7 +95,7 @@ def _results(run: Run, kind: str | None) -> list[EvalResult]:
     if not (data.hub_name and kind and metrics) or run.manifest.get("limit"):
         return []
     split = metrics["split"]
-    if getattr(data, f"{split}_fraction"):
+    if split == "train" or getattr(data, f"{split}_fraction"):
         return []
     return [
         EvalResult(
