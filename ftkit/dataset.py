@@ -297,15 +297,16 @@ def _cut_fractions(
     splits: dict[str, Sequence[Record]], data: DataSource, task: Task
 ) -> dict[str, Sequence[Record]]:
     """Hold out validation and test shares of the training rows; both count from the whole."""
-    train = splits.get("train", ())
-    whole = len(train) - len(_copies(train)) if data.test_fraction or data.validation_fraction else 0
+    whole = 0
     for split in ("test", "validation"):
         fraction = getattr(data, f"{split}_fraction")
         if not fraction or "train" not in splits:
             continue
         train = splits["train"]
         copies = _copies(train)
-        share = fraction * whole / (len(train) - len(copies))
+        texts = len(train) - len(copies)
+        whole = whole or texts
+        share = fraction * whole / texts
         if share >= 1:
             raise InputError(f"{whole} rows are too few to cut both fractions off", where=train[0].where)
         groups = (task.stratum(record) for record in train)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ftkit.component import Block, discover
 from ftkit.data.base import Format, Reading, Row
@@ -77,7 +77,7 @@ class DataSource(Block):
     from the end with -1) in a CoNLL file, and in a csv or tsv file without a header line."""
     id_column: str = "id"
     """Column with the name of a row, which its prediction gets; where there is none, it gets none."""
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    delimiter: str | None = None
     """What stands between the values of csv files, such as `;` or `"\\t"`; by default a comma."""
     format: FormatName | None = None
     """Format of the files, where the suffix does not tell it; `lines` takes each line as a text."""
@@ -85,6 +85,13 @@ class DataSource(Block):
     """Encoding of text files."""
     stray_lines: Literal["error", "skip"] = "error"
     """What to do with lines of a CoNLL file that lack a column; skipped ones are counted."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_mark(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError("one character is needed, which is no quotation mark and ends no line")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSource:

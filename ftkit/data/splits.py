@@ -66,8 +66,8 @@ def stratified_split(
     ['a', 'b']
     """
     members: dict[Hashable, array[int]] = defaultdict(lambda: array("q"))
-    copies = copies or {}
-    for index, group in enumerate(groups):
+    copies, of = copies or {}, list(groups)
+    for index, group in enumerate(of):
         if index not in copies:
             members[group].append(index)
     if pooled and len(alone := [group for group, its in members.items() if len(its) == 1]) > 1:
@@ -84,6 +84,12 @@ def stratified_split(
     for group in sorted(members, key=repr):
         for index in random.Random(f"{seed}:{group!r}").sample(members[group], taken[group]):
             held[index] = True
+    # A group that only copies are in, of rows of other groups, is not emptied either.
+    kept = {of[index] for index in range(len(rows)) if not held[copies.get(index, index)]}
+    for index, first in copies.items():
+        if of[index] not in kept:
+            held[first] = False
+            kept.add(of[index])
     for index, first in copies.items():
         held[index] = held[first]
     rest, cut = (

@@ -134,7 +134,7 @@ def _merge(
 ) -> dict[str, Any]:
     merged = dict(base)
     if voids and path in _VOIDS:
-        for key in _VOIDS[path](top) & merged.keys():
+        for key in _VOIDS[path](base, top) & merged.keys():
             del merged[key]
             replaced.add((*path, key))
     for key, value in top.items():
@@ -150,7 +150,7 @@ def _merge(
     return merged
 
 
-def _other_rows(top: dict[str, Any]) -> set[str]:
+def _other_rows(base: dict[str, Any], top: dict[str, Any]) -> set[str]:
     """The keys of a `data` block below that a block on top makes void: rows come from one source."""
     said = {key for key, value in top.items() if value is not None}
     files = {"train_file", "validation_file", "test_file"}
@@ -171,15 +171,14 @@ def _other_rows(top: dict[str, Any]) -> set[str]:
     return gone - said
 
 
-def _other_weights(top: dict[str, Any]) -> set[str]:
+def _other_weights(base: dict[str, Any], top: dict[str, Any]) -> set[str]:
     """The keys of a `model` block below that a block on top makes void: a model is pretrained or fresh."""
-    said = {key for key, value in top.items() if value is not None}
     gone: set[str] = set()
-    if "from_config" in said:
-        gone |= {"name_or_path", "revision", "sha256"}
-    if "name_or_path" in said:
-        gone |= {"from_config", "tokenizer"}
-    return gone - said
+    if top.get("from_config") and base.get("name_or_path"):
+        gone = {"name_or_path", "revision", "sha256"}
+    if top.get("name_or_path") and base.get("from_config"):
+        gone = {"from_config", "tokenizer", "revision"}
+    return gone - {key for key, value in top.items() if value is not None}
 
 
 _VOIDS = {("data",): _other_rows, ("model",): _other_weights}

@@ -502,11 +502,14 @@ class TrainedEstimator:
     def _narrowed(self, features: Sequence[Features]) -> Unpadded | None:
         """What leaves tokens that are not read out of the last block, where that changes nothing."""
         plain = processes().device.type == "cpu" and not is_sharded(self.model)
-        if not self._looked and plain and self.setup.micro_batch:
-            batch = self.collator([(row, 1.0, features[row]) for row in _of_two_lengths(features)])
+        one, other = _of_two_lengths(features)
+        # Rows of one length tell nothing; later ones may.
+        telling = len(features[one]["input_ids"]) < len(features[other]["input_ids"])
+        if not self._looked and plain and telling and self.setup.micro_batch:
+            batch = self.collator([(row, 1.0, features[row]) for row in (one, other)])
             tolerance = 10 * _TOLERANCE[self.precision]
             self._narrow = unpadded_as_padded(self.model, batch, self._sizes, tolerance)
-        self._looked = True
+            self._looked = True
         return self._narrow
 
     def _sizes(self, batch: Batch) -> Tensor:

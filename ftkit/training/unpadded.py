@@ -7,7 +7,7 @@ architecture whose blocks attend by transformers' attention functions.
 
 Of the last block, moreover, a classifier reads one token a row, and a language model those before an answer.
 The others are computed there no further than to keys and values: the loss and its gradient do not hang on
-them. Predictions, whose rows are of one length, have that alone.
+them. Predictions, whose rows are of similar length, have that alone.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Unpadded:
                 `input_ids`, shape (rows, columns), and `labels` as its objective has them.
             noise: What stands in the place of states.
             last_alone: Whether the blocks before the last one compute the batch as it is: where its rows are
-                of one length, there is nothing to take out.
+                of similar length, there is little to take out.
         """
         mask, read = batch["attention_mask"], self._read(batch)
         if read is None and (last_alone or bool(mask.all()) or len(mask) < 2):

@@ -62,6 +62,12 @@ def test_other_delimiters(
     assert found.labels == ("a", "b")
 
 
+@pytest.mark.parametrize("delimiter", ['"', ";;", "\n", ""])
+def test_what_cannot_stand_between_values(delimiter: str) -> None:
+    with pytest.raises(ValueError, match="one character is needed, which is no quotation mark"):
+        DataSource(train_file="a.csv", delimiter=delimiter)
+
+
 def asked(records: Any) -> list[list[str]]:
     """What each conversation holds before its answer."""
     return [[turn.content for turn in record.turns] for record in records]

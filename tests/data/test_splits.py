@@ -39,6 +39,26 @@ def test_rows_that_ask_the_same_stay_together(split: str, tmp_path: Path) -> Non
     assert not any("also in the training data" in note for note in found.notes)
 
 
+def test_a_label_that_only_copies_have_stays() -> None:
+    """Whichever text is held out, its copies with another answer are the only ones of their label."""
+    for seed in range(20):
+        rest, held = stratified_split(range(12), "aaaabbbbcdee", 0.5, seed=seed, copies={8: 0, 9: 4})
+        assert {"aaaabbbbcdee"[row] for row in rest} == set("abcde")
+        assert (8 in held) == (0 in held)
+        assert (9 in held) == (4 in held)
+
+
+def test_both_shares_count_texts(tmp_path: Path) -> None:
+    """One text that is most of the rows makes neither share another one."""
+    rows = [{"text": f"text {max(number, 900)}", "label": "ab"[number % 2]} for number in range(1000)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(6):
+        data = {"train_file": str(tmp_path / "train.jsonl"), "split_seed": seed}
+        found = load_records(DataSource(**data, validation_fraction=0.1, test_fraction=0.1), Classification())
+        texts = [len({record.text for record in found[split]}) for split in ("validation", "test")]
+        assert texts == [10, 10]
+
+
 def test_a_label_of_one_row_stays() -> None:
     rest, held = stratified_split(range(12), "aaaaabbbbbcd", 0.25, seed=0)
     assert {10, 11} <= set(rest)
