@@ -23,7 +23,7 @@ from ftkit.recipe.schema import EarlyStopping, EngineSettings, Gate, Generation
 from ftkit.training.arguments import OWNED
 
 HERE = Path(__file__).parent
-VERBS = ("finetune", "eval", "predict", "chat", "check", "show", "list", "export")
+VERBS = ("finetune", "eval", "compare", "predict", "chat", "check", "show", "list", "export")
 BLOCKS = (
     ("model", ModelSource),
     ("model.tokenizer", FreshTokenizer),

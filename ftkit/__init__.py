@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftkit.comparison import compare
     from ftkit.evaluation import evaluate
     from ftkit.finetuning import finetune
     from ftkit.prediction import predict
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from ftkit.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "evaluate", "finetune", "load_recipe", "predict"]
+__all__ = ["Run", "compare", "evaluate", "finetune", "load_recipe", "predict"]
 
 _HOMES = {
     "Run": "ftkit.run",
+    "compare": "ftkit.comparison",
     "evaluate": "ftkit.evaluation",
     "finetune": "ftkit.finetuning",
     "load_recipe": "ftkit.recipe",

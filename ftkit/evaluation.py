@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from ftkit.finetuning import solve, tell
 from ftkit.gates import refuse_missing_baselines
 from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.loading import to_tree
-from ftkit.records import Dataset, Scores, fingerprint, labelled
+from ftkit.records import Dataset, Scores, labelled
 from ftkit.report.results import scores_json, write_evaluation
-from ftkit.run import MANIFEST, Run, read_manifest, refuse_other_kind, refuse_unwritable
+from ftkit.run import EVALUATIONS, MANIFEST, Run, read_manifest, refuse_other_kind, refuse_unwritable
 from ftkit.scoring import choose_split, evaluate_split
 from ftkit.training.processes import is_main_process, processes
 
 log = logging.getLogger("ftkit")
+
+_DECIDE_SCORES = ("task", "generation", "engine", "seed")
+"""Blocks of a finished run's recipe by which the same rows are answered otherwise."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,23 @@ def evaluate(
     estimator = finished_estimator(run)
     log.info("Evaluating on %s", chosen)
     scores, predictions = evaluate_split(estimator, dataset, recipe.metrics, chosen)
-    folder = run.folder / "eval" / f"{chosen}-{fingerprint(dataset[chosen])[:8]}"
     metrics = scores_json(scores, dataset[chosen], estimator.precision, estimator.generation)
+    changes = run.changes()
+    metrics |= {"changes": changes} if changes else {}
+    folder = run.folder / EVALUATIONS / _name(metrics)
     if is_main_process():
-        write_evaluation(folder, metrics, dataset[chosen], predictions, task=recipe.task)
+        write_evaluation(
+            folder, metrics, dataset[chosen], predictions, task=recipe.task, counts=scores.counts
+        )
     processes().wait_for_everyone()
     return Evaluation(run, scores, folder, metrics)
+
+
+def _name(metrics: Mapping[str, Any]) -> str:
+    """The folder of an evaluation: another one for other rows, and for rows that are answered otherwise."""
+    otherwise = [one for one in metrics.get("changes", ()) if one.startswith(_DECIDE_SCORES)]
+    digest = hashlib.sha256("\n".join(otherwise).encode()).hexdigest()[:8]
+    return f"{metrics['split']}-{metrics['sha256'][:8]}" + (f"-{digest}" if otherwise else "")
 
 
 def _rows_to_score(run: Run, split: str | None, limit: int | None, *, named: bool) -> Dataset:

@@ -227,6 +227,8 @@ class Scores:
         metrics: Headline scores by metric name.
         details: Tables by name: per-label scores, the confusion matrix.
         signatures: How exactly a score is computed, by metric name, where programs differ.
+        counts: What each row adds to a headline, shape (rows, k), by metric name; none where there are
+            several ways to predict.
     """
 
     split: str
@@ -234,6 +236,7 @@ class Scores:
     metrics: Mapping[str, Score]
     details: Mapping[str, Any] = field(default_factory=dict)
     signatures: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def fingerprint(records: Iterable[Record]) -> str:

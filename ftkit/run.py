@@ -21,17 +21,18 @@ from ftkit.recipe import Recipe, load_recipe
 from ftkit.recipe.comparing import differences
 from ftkit.recipe.loading import to_tree, to_yaml
 from ftkit.records import Dataset, Prediction, Record, Scores
-from ftkit.report.results import scores_json, write_evaluation, write_json
+from ftkit.report.results import COUNTS, METRICS, PREDICTIONS, scores_json, write_evaluation, write_json
 from ftkit.training.setup import Estimator, Workplace
 
 log = logging.getLogger("ftkit")
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
+EVALUATIONS = "eval"
 # All that verbs write into a run folder; what else lies there is not a run's to delete.
 _WRITTEN = (
-    "model", "checkpoints", "metrics.json", "predictions.jsonl", "log.jsonl", "README.md", "profile.json.gz",
-    "eval", "export", RECIPE, MANIFEST,
+    "model", "checkpoints", METRICS, PREDICTIONS, COUNTS, "log.jsonl", "README.md", "profile.json.gz",
+    EVALUATIONS, "export", RECIPE, MANIFEST,
 )  # fmt: skip
 _LOCK = ".ftkit.lock"
 """Held by the process that writes a run."""
@@ -163,6 +164,10 @@ class Run:
         refuse_other_model(self.recipe, recipe, self.folder)
         return type(self)(self.folder, recipe, self.manifest)
 
+    def changes(self) -> list[str]:
+        """The keys in which what is evaluated now differs from what the run was made with, as sentences."""
+        return differences(load_recipe(self.folder / RECIPE), self.recipe)
+
     def _resumed(self) -> Run:
         """This run as far as it got, if it was started with the same recipe."""
         if not _is_run(self.folder):
@@ -213,7 +218,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        path = self.folder / "metrics.json"
+        path = self.folder / METRICS
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     # The base model ---------------------------------------------------------------------
@@ -387,7 +392,9 @@ class Run:
             write_json(self.folder / "model" / "head.json", head)
         if scores is not None:
             metrics = scores_json(scores, records, precision, generation)
-            write_evaluation(self.folder, metrics, records, predictions, task=self.recipe.task)
+            write_evaluation(
+                self.folder, metrics, records, predictions, task=self.recipe.task, counts=scores.counts
+            )
         (self.folder / "README.md").write_text(model_card(self), encoding="utf-8")
         self.manifest["finished"] = True
         self._write_manifest()

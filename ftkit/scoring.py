@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftkit.errors import InputError
-from ftkit.metrics.base import Headline, Metric
+from ftkit.metrics.base import Headline, Metric, compact
 from ftkit.metrics.bootstrap import interval
 from ftkit.records import Dataset, Prediction, Record, Score, Scores, labelled
 from ftkit.training.setup import Estimator
@@ -51,7 +51,7 @@ def spread(scored: Mapping[str, Scores]) -> Scores:
     ways = {
         way: {name: score.value for name, score in scores.metrics.items()} for way, scores in scored.items()
     }
-    return replace(first, metrics=headlines, details={**first.details, "variants": ways})
+    return replace(first, metrics=headlines, details={**first.details, "variants": ways}, counts={})
 
 
 def score(
@@ -64,11 +64,13 @@ def score(
     """Score predictions, each headline with its bootstrap interval."""
     references, values = _values(predictions, records)
     headlines = {}
+    counts = {}
     details = {}
     for metric in metrics:
         if isinstance(metric, Headline):
-            counts = metric.counts(references, values, labels)
-            headlines[metric.name()] = Score(metric.score(counts), *interval(metric, counts))
+            added = metric.counts(references, values, labels)
+            headlines[metric.name()] = Score(metric.score(added), *interval(metric.from_counts, added))
+            counts[metric.name()] = compact(added)
         else:
             details[metric.name()] = metric.compute(references, values, labels)
     if failed := [prediction.failed for prediction in predictions if prediction.failed]:
@@ -77,7 +79,7 @@ def score(
         )
         details["unreadable"] = {"rows": len(failed), "examples": failed[:_MOST_SHOWN]}
     signatures = {metric.name(): text for metric in metrics if (text := metric.signature(references))}
-    return Scores(split, len(records), headlines, details, signatures)
+    return Scores(split, len(records), headlines, details, signatures, counts)
 
 
 def headline_scores(

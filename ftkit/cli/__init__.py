@@ -24,7 +24,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and turn every outcome into its exit code."""
-    from ftkit.cli import chat, check, eval, export, finetune, list, predict, show, version  # noqa: A004, F401
+    from ftkit.cli import chat, check, compare, eval, export, finetune, list, predict, show, version  # noqa: A004, F401
 
     try:
         code = app(prog_name="ftkit", standalone_mode=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkit.errors import UnreadError
+from ftkit.metrics.tables import markdown_table as markdown_table
 from ftkit.metrics.tables import table as table
 from ftkit.training.processes import is_main_process
 

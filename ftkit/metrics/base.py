@@ -109,6 +109,13 @@ def one_class(values: Sequence[Any], labels: Sequence[str]) -> NDArray[numpy.boo
     return numpy.column_stack([members, single & ~members.any(axis=1)])
 
 
+def compact(counts: Counts) -> Counts:
+    """The same counts as bytes where they are small whole numbers, as they mostly are."""
+    with numpy.errstate(invalid="ignore"):
+        small: Any = counts.astype(numpy.uint8)
+    return small if (small == counts).all() else counts
+
+
 def ratio(part: Any, whole: Any) -> Counts:
     """Part / whole, 0 where the whole is 0."""
     part, whole = numpy.asarray(part, dtype=float), numpy.asarray(whole, dtype=float)

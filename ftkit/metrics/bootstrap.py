@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 from ftkit.late import numpy
 from ftkit.metrics.base import Counts, Headline
@@ -13,14 +14,37 @@ _SEED = 12345
 _MOST_DRAWN = 1 << 22
 
 
-def interval(metric: Headline, counts: Counts, level: float = 0.95) -> tuple[float, float]:
+def paired_interval(metric: Headline, ours: Counts, theirs: Counts) -> tuple[float, float]:
+    """The interval of how much higher one score is than another of the same rows.
+
+    Both are scored on the same resamples (the paired bootstrap; Koehn, 2004): what makes a row hard for both
+    adds nothing to how unsure the difference is.
+
+    Args:
+        metric: What makes scores of summed counts.
+        ours: What each row adds to the one score, shape (rows, k).
+        theirs: What the same row adds to the other, shape (rows, m).
+    """
+    width = theirs.shape[1]
+
+    def apart(sums: Counts) -> Counts:
+        # Two infinite scores differ by no number.
+        with numpy.errstate(invalid="ignore"):
+            return metric.from_counts(sums[..., width:]) - metric.from_counts(sums[..., :width])
+
+    return interval(apart, numpy.hstack([theirs, ours]))
+
+
+def interval(
+    from_counts: Callable[[Counts], Counts], counts: Counts, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile bootstrap over rows (Efron and Tibshirani, 1993, chapter 13).
 
     Rows that add the same counts are interchangeable, so resamples are drawn over distinct counts
     with their multiplicities: the cost hardly grows with the rows.
 
     Args:
-        metric: What makes scores of summed counts.
+        from_counts: Makes scores of summed counts, shape (..., k) to (...).
         counts: What each row adds, shape (rows, k).
         level: The share of resamples whose scores lie between the ends.
 
@@ -34,7 +58,7 @@ def interval(metric: Headline, counts: Counts, level: float = 0.95) -> tuple[flo
     # In parts: all draws of many distinct rows would be larger than the rows.
     for size in _parts(_RESAMPLES, max(_MOST_DRAWN // len(distinct), 1)):
         sums.append(generator.multinomial(len(counts), times / len(counts), size=size) @ distinct)
-    scores = metric.from_counts(numpy.concatenate(sums))
+    scores = from_counts(numpy.concatenate(sums))
     # A resample may hold nothing to score, such as only rows without a token.
     if not len(known := scores[numpy.isfinite(scores)]):
         return math.inf, math.inf

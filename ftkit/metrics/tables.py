@@ -23,6 +23,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown.
+
+    >>> print(markdown_table(("metric", "score"), [("accuracy", "0.9")]))
+    | metric | score |
+    |---|---:|
+    | accuracy | 0.9 |
+    """
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    lines.insert(1, ["---", *["---:"] * (len(header) - 1)])
+    drawn = ["| " + " | ".join(cells) + " |" for cells in lines]
+    drawn[1] = "|" + "|".join(lines[1]) + "|"
+    return "\n".join(drawn)
+
+
 def label_table(labels: Mapping[str, Mapping[str, float]], title: str, support: str) -> list[str]:
     """Precision, recall and F1 of labels; of many, those with the lowest F1.
 

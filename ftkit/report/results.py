@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ftkit.errors import InputError
+from ftkit.late import numpy
 from ftkit.records import Prediction, Record, Scores, fingerprint
 from ftkit.tasks.base import Task
+
+METRICS, PREDICTIONS, COUNTS = "metrics.json", "predictions.jsonl", "counts.npz"
 
 
 def write_evaluation(
@@ -20,11 +25,13 @@ def write_evaluation(
     predictions: Sequence[Prediction],
     *,
     task: Task,
+    counts: Mapping[str, Any],
 ) -> None:
-    """Write `metrics.json` and `predictions.jsonl`; for one process alone to do."""
+    """Write `metrics.json`, `predictions.jsonl` and `counts.npz`; for one process alone to do."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", metrics)
-    write_predictions(folder / "predictions.jsonl", task, records, predictions)
+    write_json(folder / METRICS, metrics)
+    write_predictions(folder / PREDICTIONS, task, records, predictions)
+    write_counts(folder / COUNTS, counts)
 
 
 def scores_json(
@@ -94,6 +101,31 @@ def write_predictions(
             if prediction.scores:
                 row["scores"] = {name: round(score, 6) for name, score in prediction.scores.items()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_counts(path: Path, counts: Mapping[str, Any]) -> None:
+    """What each row adds to each headline, so that runs can be compared row by row."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        numpy.savez_compressed(file, **counts)
+    draft.replace(path)
+
+
+def read_counts(path: Path) -> dict[str, Any]:
+    """What each row adds to each headline, shape (rows, k), by metric name; empty where no file holds it.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            return {name: file[name].astype(float) for name in file.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the file is damaged: {error}", where=str(path), hint="score the run again"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -124,7 +124,7 @@ def test_interval_equals_resampling_rows_one_by_one(name: str) -> None:
     true = generator.choice(LABELS, 200)
     said = numpy.where(generator.random(200) < 0.7, true, generator.choice(LABELS, 200))
     metric = HEADLINES[name]
-    low, high = interval(metric, metric.counts(true.tolist(), said.tolist(), LABELS))
+    low, high = interval(metric.from_counts, metric.counts(true.tolist(), said.tolist(), LABELS))
     scores = []
     for _ in range(1000):
         rows = generator.integers(0, 200, 200)

@@ -154,7 +154,7 @@ def test_without_any_entity(name: str) -> None:
     rows = [entities(["O", "O"])] * 3
     score = HEADLINES[name].compute(rows, rows, TYPES)
     assert score == (1.0 if name == "token_accuracy" else 0.0)
-    assert interval(HEADLINES[name], HEADLINES[name].counts(rows, rows, TYPES)) == (score, score)
+    assert interval(HEADLINES[name].from_counts, HEADLINES[name].counts(rows, rows, TYPES)) == (score, score)
 
 
 def test_tables_without_any_entity() -> None:
@@ -232,7 +232,7 @@ def test_interval_equals_resampling_sentences_one_by_one(name: str) -> None:
             gold += [f"B-{kind}", f"I-{kind}"] if kind else ["O"]
         pairs.append((gold, [tag if generator.random() < 0.8 else generator.choice(tags) for tag in gold]))
     true, said, references, predictions = split(pairs)
-    low, high = interval(HEADLINES[name], HEADLINES[name].counts(references, predictions, TYPES))
+    low, high = interval(HEADLINES[name].from_counts, HEADLINES[name].counts(references, predictions, TYPES))
     scores = []
     for _ in range(400):
         rows = generator.integers(0, len(pairs), len(pairs))

@@ -49,7 +49,7 @@ def test_the_interval_holds_the_score() -> None:
     generator = numpy.random.default_rng(0)
     true = generator.normal(size=200)
     said = true + generator.normal(size=200)
-    low, high = interval(Pearson(), Pearson().counts(true.tolist(), said.tolist(), []))
+    low, high = interval(Pearson().from_counts, Pearson().counts(true.tolist(), said.tolist(), []))
     assert low < Pearson().compute(true.tolist(), said.tolist(), []) < high
     assert high - low < 0.3
 
@@ -58,7 +58,7 @@ def test_repeated_pairs_keep_their_ranks() -> None:
     """Grades of few values: most rows share their pair with others, and count each for itself."""
     rows = [(0, 0)] * 60 + [(0, 1), (1, 0), (1, 1)] * 30 + [(n, n) for n in range(2, 30)]
     true, said = numpy.array(rows).T
-    low, high = interval(Spearman(), Spearman().counts(true.tolist(), said.tolist(), []))
+    low, high = interval(Spearman().from_counts, Spearman().counts(true.tolist(), said.tolist(), []))
     assert low < stats.spearmanr(true, said)[0] < high
     generator = numpy.random.default_rng(0)
     drawn = (generator.integers(0, len(rows), len(rows)) for _ in range(400))
@@ -107,8 +107,8 @@ def test_resamples_without_a_score_are_left_out_of_an_interval() -> None:
     """Of joined documents many rows have no token of their own, and some resamples none at all."""
     counts = numpy.array([[2.0, 1.0, 4.0], *[[0.0, 0.0, 4.0]] * 9])
     metric = AnswerLoss()
-    assert interval(metric, counts) == (metric.score(counts), metric.score(counts))
-    assert interval(metric, counts[1:]) == (math.inf, math.inf)
+    assert interval(metric.from_counts, counts) == (metric.score(counts), metric.score(counts))
+    assert interval(metric.from_counts, counts[1:]) == (math.inf, math.inf)
 
 
 def test_resamples_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,9 @@ def test_resamples_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     metric = Rmse()
     rng = numpy.random.default_rng(0)
     counts = metric.counts(rng.normal(size=50).tolist(), rng.normal(size=50).tolist(), ())
-    whole = interval(metric, counts)
+    whole = interval(metric.from_counts, counts)
     monkeypatch.setattr(bootstrap, "_MOST_DRAWN", 50 * 7)
-    assert interval(metric, counts) == whole
+    assert interval(metric.from_counts, counts) == whole
 
 
 def test_the_checkpoint_with_the_least_error_is_kept(lengths: dict[str, Any], tmp_path: Path) -> None:

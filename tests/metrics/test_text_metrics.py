@@ -200,7 +200,7 @@ def test_the_interval_holds_the_score(name: str) -> None:
     rows = SENTENCES * 5
     metric = WRITTEN[name]
     assert isinstance(metric, Headline)
-    low, high = interval(metric, metric.counts(*values(rows), []))
+    low, high = interval(metric.from_counts, metric.counts(*values(rows), []))
     score = ours(name, rows)
     if name.endswith("exact_match"):
         assert low <= score <= high
@@ -208,7 +208,7 @@ def test_the_interval_holds_the_score(name: str) -> None:
         assert low < score < high
     same = [("the same", ("the same",))] * 5
     perfect = ours(name, same)
-    assert interval(metric, metric.counts(*values(same), [])) == pytest.approx((perfect, perfect))
+    assert interval(metric.from_counts, metric.counts(*values(same), [])) == pytest.approx((perfect, perfect))
 
 
 def test_a_text_is_compared_once() -> None:
@@ -285,7 +285,7 @@ def test_the_interval_of_perplexity_is_of_draws_with_a_token() -> None:
     """One row in nine has tokens: a third of the draws have none, of which nothing is known."""
     right, said = losses((30.0, 10, "known"), *[(0.0, 0, "unknown")] * 8)
     perplexity: Any = METRICS["perplexity"]
-    low, high = interval(perplexity, perplexity.counts(right, said, []))
+    low, high = interval(perplexity.from_counts, perplexity.counts(right, said, []))
     assert low == high == pytest.approx(math.exp(3.0))
 
 

@@ -1,0 +1,226 @@
+"""Compare: the scores of several runs on the same rows, and how sure their differences are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ftkit.component import discover
+from ftkit.errors import InputError, UsageError
+from ftkit.evaluation import Evaluation, find_run
+from ftkit.metrics.base import Headline, Metric
+from ftkit.metrics.bootstrap import paired_interval
+from ftkit.report.results import COUNTS, METRICS, read_counts
+from ftkit.run import EVALUATIONS, MANIFEST, Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one evaluation of a run.
+
+    Attributes:
+        name: What the run is called where it is compared.
+        run: The run.
+        metrics: The content of its metrics.json.
+        counts: What each row adds to each headline, shape (rows, k), by metric name.
+    """
+
+    name: str
+    run: Run
+    metrics: Mapping[str, Any]
+    counts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """How the run was made, and its headlines."""
+        training = self.run.manifest["training"]
+        return {
+            "run": self.name,
+            "method": self.run.recipe.method.type,
+            "model": self.run.recipe.model.name,
+            "trained_parameters": training.get("trained_parameters"),
+            "train_seconds": training.get("train_seconds"),
+            "seed": self.run.recipe.seed,
+            "precision": self.metrics["precision"],
+            "metrics": self.metrics["metrics"],
+            **({"changes": self.metrics["changes"]} if "changes" in self.metrics else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher a score is than that of the first run.
+
+    Attributes:
+        value: The difference.
+        low: Lower end of its 95 % interval; `None` where the scores are not known row by row.
+        high: Upper end.
+        better: Whether the run is better than the first one, or else worse; `None` where the interval holds
+            both, or there is none.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    better: bool | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that were scored on the same rows.
+
+    Attributes:
+        results: The runs, as they were given.
+        differences: Those of the other runs to the first one, by run and metric.
+    """
+
+    results: tuple[Result, ...]
+    differences: Mapping[str, Mapping[str, Difference]]
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The metrics that any of the runs has."""
+        return tuple(dict.fromkeys(name for result in self.results for name in result.metrics["metrics"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as one JSON object."""
+        first = self.results[0]
+        return {
+            **{key: first.metrics[key] for key in ("split", "rows", "sha256")},
+            "runs": [result.to_json() for result in self.results],
+            "against": first.name,
+            "differences": {
+                run: {name: asdict(difference) for name, difference in found.items()}
+                for run, found in self.differences.items()
+            },
+        }
+
+
+def compare(targets: Sequence[str | Path | Run | Evaluation]) -> Comparison:
+    """Put runs side by side that were scored on the same rows; the same as `ftkit compare`.
+
+    Differences are to the first run, with intervals of the paired bootstrap over rows. They say how sure the
+    difference of these very models is, and nothing of what another seed would have given.
+
+    Args:
+        targets: Runs, run folders, recipes whose `output_dir` holds a finished run, or evaluations and the
+            folders that `ftkit eval` wrote.
+
+    Raises:
+        UsageError: There are fewer than two, one has no scores, or their scores are of other rows.
+        InputError: A file of scores is damaged.
+    """
+    if len(targets) < 2:
+        raise UsageError("give at least two runs to compare")
+    results = tuple(_result(target) for target in targets)
+    _refuse_copies(results)
+    _refuse_other_rows(results)
+    first, *others = results
+    return Comparison(results, {other.name: _differences(other, first) for other in others})
+
+
+def _result(target: str | Path | Run | Evaluation) -> Result:
+    """The scores that a target stands for.
+
+    Raises:
+        UsageError: It is no run, or has no scores.
+        InputError: They cannot be read.
+    """
+    if isinstance(target, Evaluation):
+        run, folder, name = target.run, target.folder, str(target.folder)
+    elif isinstance(target, Run):
+        run, folder, name = target, target.folder, str(target.folder)
+    else:
+        name, folder = str(target), Path(target).absolute()
+        if _is_evaluation(folder):
+            run = Run.load(folder.parents[1])
+        else:
+            run = find_run(target)
+            folder = run.folder
+    path = folder / METRICS
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            "the run has no scores", where=name, hint=f"score it: ftkit eval {run.folder}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the scores cannot be read: {error}", where=str(path)) from None
+    if not isinstance(metrics, dict) or not {"split", "rows", "sha256", "metrics"} <= metrics.keys():
+        raise InputError(
+            "the scores do not say of which rows they are",
+            where=str(path),
+            hint=f"score the run again, and compare the folder it names: ftkit eval {run.folder}",
+        )
+    counts = read_counts(folder / COUNTS)
+    if any(len(one) != metrics["rows"] for one in counts.values()):
+        raise InputError(
+            f"{COUNTS} is not of the rows of {METRICS}", where=str(folder), hint="score the run again"
+        )
+    return Result(name.rstrip("/"), run, metrics, counts)
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether `ftkit eval` wrote this folder into a run."""
+    return folder.parent.name == EVALUATIONS and (folder.parents[1] / MANIFEST).is_file()
+
+
+def _refuse_copies(results: Sequence[Result]) -> None:
+    """A run that is named twice would be compared with itself.
+
+    Raises:
+        UsageError: One is.
+    """
+    names = [result.name for result in results]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]} is named twice")
+
+
+def _refuse_other_rows(results: Sequence[Result]) -> None:
+    """Scores of other rows cannot stand in one table.
+
+    Raises:
+        UsageError: They are.
+    """
+    if len({result.metrics["sha256"] for result in results}) > 1:
+        width = max(len(result.name) for result in results)
+        rows = [
+            f"{result.name.ljust(width)}  {result.metrics['rows']:,} {result.metrics['split']} rows, "
+            f"SHA-256 {result.metrics['sha256'][:8]}"
+            for result in results
+        ]
+        raise UsageError(
+            "the scores are not of the same rows:\n  " + "\n  ".join(rows),
+            hint="score each run on one file (ftkit eval RUN --set data.test_file=FILE), "
+            "and compare the folders that are named then",
+        )
+
+
+def _differences(ours: Result, theirs: Result) -> dict[str, Difference]:
+    """How much higher the scores of one result are than those of another, where both have them."""
+    found = {}
+    for name in ours.metrics["metrics"]:
+        values = [result.metrics["metrics"].get(name, {}).get("value") for result in (ours, theirs)]
+        # An infinite score stands as null.
+        if None not in values:
+            found[name] = _difference(name, values[0] - values[1], ours, theirs)
+    return found
+
+
+def _difference(name: str, value: float, ours: Result, theirs: Result) -> Difference:
+    """The difference of one metric, with its interval where both results know what each row adds."""
+    metric = discover(Metric).get(name)
+    if (
+        metric is None
+        or not issubclass(metric, Headline)
+        or name not in ours.counts.keys() & theirs.counts.keys()
+    ):
+        return Difference(value)
+    low, high = paired_interval(metric(type=name), ours.counts[name], theirs.counts[name])
+    if not math.isfinite(low + high):
+        return Difference(value)
+    known = low > 0 or high < 0
+    return Difference(value, low, high, (low > 0) == metric.greater_is_better if known else None)
