@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ftkit.component import discover
@@ -24,12 +25,14 @@ class Result:
 
     Attributes:
         name: What the run is called where it is compared.
-        run: The run.
+        folder: The folder with its scores, without symbolic links.
+        run: The run, as it was made.
         metrics: The content of its metrics.json.
         counts: What each row adds to each headline, shape (rows, k), by metric name.
     """
 
     name: str
+    folder: Path
     run: Run
     metrics: Mapping[str, Any]
     counts: Mapping[str, Any]
@@ -55,14 +58,15 @@ class Difference:
     """How much higher a score is than that of the first run.
 
     Attributes:
-        value: The difference.
-        low: Lower end of its 95 % interval; `None` where the scores are not known row by row.
+        value: The difference; `None` where a score is infinite.
+        low: Lower end of its 95 % interval; `None` where the scores are not known row by row, or do not
+            measure the same, such as losses of the tokens of two tokenizers.
         high: Upper end.
         better: Whether the run is better than the first one, or else worse; `None` where the interval holds
             both, or there is none.
     """
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
     better: bool | None = None
@@ -110,7 +114,7 @@ def compare(targets: Sequence[str | Path | Run | Evaluation]) -> Comparison:
             folders that `ftkit eval` wrote.
 
     Raises:
-        UsageError: There are fewer than two, one has no scores, or their scores are of other rows.
+        UsageError: There are fewer than two, one has no scores, or their scores are of other rows or metrics.
         InputError: A file of scores is damaged.
     """
     if len(targets) < 2:
@@ -129,17 +133,9 @@ def _result(target: str | Path | Run | Evaluation) -> Result:
         UsageError: It is no run, or has no scores.
         InputError: They cannot be read.
     """
-    if isinstance(target, Evaluation):
-        run, folder, name = target.run, target.folder, str(target.folder)
-    elif isinstance(target, Run):
-        run, folder, name = target, target.folder, str(target.folder)
-    else:
-        name, folder = str(target), Path(target).absolute()
-        if _is_evaluation(folder):
-            run = Run.load(folder.parents[1])
-        else:
-            run = find_run(target)
-            folder = run.folder
+    name, folder = _scored_folder(target)
+    # As it was made: a recipe in its place may have been edited since.
+    run = Run.load(folder.parents[1] if _is_evaluation(folder) else folder)
     path = folder / METRICS
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -149,18 +145,64 @@ def _result(target: str | Path | Run | Evaluation) -> Result:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"the scores cannot be read: {error}", where=str(path)) from None
-    if not isinstance(metrics, dict) or not {"split", "rows", "sha256", "metrics"} <= metrics.keys():
+    if not _is_whole(metrics):
         raise InputError(
-            "the scores do not say of which rows they are",
+            "the scores are damaged, or do not say of which rows they are",
             where=str(path),
             hint=f"score the run again, and compare the folder it names: ftkit eval {run.folder}",
         )
     counts = read_counts(folder / COUNTS)
-    if any(len(one) != metrics["rows"] for one in counts.values()):
-        raise InputError(
-            f"{COUNTS} is not of the rows of {METRICS}", where=str(folder), hint="score the run again"
+    _refuse_other_counts(counts, metrics, folder)
+    return Result(name, folder, run, metrics, counts)
+
+
+def _scored_folder(target: str | Path | Run | Evaluation) -> tuple[str, Path]:
+    """What a target is called, and the folder that holds its scores.
+
+    Raises:
+        UsageError: It is no run.
+    """
+    if isinstance(target, (Run, Evaluation)):
+        return str(target.folder), target.folder.resolve()
+    folder = Path(target).resolve()
+    name = str(target).rstrip("/") or str(folder)
+    return name, folder if _is_evaluation(folder) else find_run(target).folder.resolve()
+
+
+def _is_whole(metrics: Any) -> bool:
+    """Whether metrics.json holds all that is compared."""
+    kinds = {"split": str, "rows": int, "sha256": str, "precision": str, "metrics": dict}
+    return (
+        isinstance(metrics, dict)
+        and all(isinstance(metrics.get(key), kind) for key, kind in kinds.items())
+        and all(
+            isinstance(score, dict) and isinstance(score.get("value", ""), (int, float, NoneType))
+            for score in metrics["metrics"].values()
         )
-    return Result(name.rstrip("/"), run, metrics, counts)
+    )
+
+
+def _refuse_other_counts(counts: Mapping[str, Any], metrics: Mapping[str, Any], folder: Path) -> None:
+    """What rows add must be what the scores are made of; an evaluation may have been killed between the two.
+
+    Raises:
+        InputError: It is not.
+    """
+    for name, added in counts.items():
+        score = metrics["metrics"].get(name, {}).get("value")
+        metric = _headline(name)
+        if metric is None or score is None:
+            continue
+        try:
+            agrees = len(added) == metrics["rows"] and math.isclose(metric.score(added), score, abs_tol=1e-6)
+        except (IndexError, TypeError, ValueError):
+            agrees = False
+        if not agrees:
+            raise InputError(
+                f"{COUNTS} does not give the {name} of {METRICS}",
+                where=str(folder),
+                hint="score the run again",
+            )
 
 
 def _is_evaluation(folder: Path) -> bool:
@@ -174,9 +216,12 @@ def _refuse_copies(results: Sequence[Result]) -> None:
     Raises:
         UsageError: One is.
     """
-    names = [result.name for result in results]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UsageError(f"{twice[0]} is named twice")
+    known: dict[Path, str] = {}
+    for result in results:
+        if before := known.get(result.folder):
+            also = "" if result.name == before else f", also as {before}"
+            raise UsageError(f"{result.name} is named twice{also}")
+        known[result.folder] = result.name
 
 
 def _refuse_other_rows(results: Sequence[Result]) -> None:
@@ -200,27 +245,45 @@ def _refuse_other_rows(results: Sequence[Result]) -> None:
 
 
 def _differences(ours: Result, theirs: Result) -> dict[str, Difference]:
-    """How much higher the scores of one result are than those of another, where both have them."""
-    found = {}
-    for name in ours.metrics["metrics"]:
-        values = [result.metrics["metrics"].get(name, {}).get("value") for result in (ours, theirs)]
-        # An infinite score stands as null.
-        if None not in values:
-            found[name] = _difference(name, values[0] - values[1], ours, theirs)
-    return found
+    """How much higher the scores of one result are than those of another, where both have them.
+
+    Raises:
+        UsageError: They have none in common.
+    """
+    shared = [name for name in ours.metrics["metrics"] if name in theirs.metrics["metrics"]]
+    if not shared:
+        raise UsageError(
+            f"{ours.name} and {theirs.name} have no metric in common",
+            hint=f"score one again with the other's: ftkit eval RUN --set 'metrics=[{_names(theirs)}]'",
+        )
+    return {name: _difference(name, ours, theirs) for name in shared}
 
 
-def _difference(name: str, value: float, ours: Result, theirs: Result) -> Difference:
+def _names(result: Result) -> str:
+    return ", ".join(result.metrics["metrics"])
+
+
+def _difference(name: str, ours: Result, theirs: Result) -> Difference:
     """The difference of one metric, with its interval where both results know what each row adds."""
-    metric = discover(Metric).get(name)
-    if (
-        metric is None
-        or not issubclass(metric, Headline)
-        or name not in ours.counts.keys() & theirs.counts.keys()
-    ):
-        return Difference(value)
-    low, high = paired_interval(metric(type=name), ours.counts[name], theirs.counts[name])
+    score, other = (result.metrics["metrics"][name]["value"] for result in (ours, theirs))
+    if score is None or other is None:
+        # An infinite one stands as null.
+        return Difference(None)
+    metric = _headline(name)
+    signatures = [result.metrics.get("signatures", {}).get(name) for result in (ours, theirs)]
+    if metric is None or name not in ours.counts.keys() & theirs.counts.keys() or len(set(signatures)) > 1:
+        return Difference(score - other)
+    counts = ours.counts[name], theirs.counts[name]
+    if not metric.comparable(*counts):
+        return Difference(score - other)
+    low, high = paired_interval(metric, *counts)
     if not math.isfinite(low + high):
-        return Difference(value)
+        return Difference(score - other)
     known = low > 0 or high < 0
-    return Difference(value, low, high, (low > 0) == metric.greater_is_better if known else None)
+    return Difference(score - other, low, high, (low > 0) == metric.greater_is_better if known else None)
+
+
+def _headline(name: str) -> Headline | None:
+    """The metric of a name, if it is one of a single number."""
+    kind = discover(Metric).get(name)
+    return kind(type=name) if kind is not None and issubclass(kind, Headline) else None

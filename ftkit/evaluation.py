@@ -23,8 +23,8 @@ from ftkit.training.processes import is_main_process, processes
 
 log = logging.getLogger("ftkit")
 
-_DECIDE_SCORES = ("task", "generation", "engine", "seed")
-"""Blocks of a finished run's recipe by which the same rows are answered otherwise."""
+_DECIDE_SCORES = ("task", "generation", "engine", "seed", "metrics")
+"""Blocks of a finished run's recipe by which the same rows are answered or scored otherwise."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def evaluate(
 
 
 def _name(metrics: Mapping[str, Any]) -> str:
-    """The folder of an evaluation: another one for other rows, and for rows that are answered otherwise."""
+    """The folder of an evaluation: another one for other rows, and for rows that are scored otherwise."""
     otherwise = [one for one in metrics.get("changes", ()) if one.startswith(_DECIDE_SCORES)]
     digest = hashlib.sha256("\n".join(otherwise).encode()).hexdigest()[:8]
     return f"{metrics['split']}-{metrics['sha256'][:8]}" + (f"-{digest}" if otherwise else "")

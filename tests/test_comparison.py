@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny: Any, colours: Path) -> 
     del prompt["training"]
     library.evaluate({**prompt, "method": "prompt", "output_dir": str(folder / "prompt")})
     return folder
+
+
+def broken_stream(path: Path) -> None:
+    """The content of a zip file, not its frame."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        first = file.infolist()[0]
+    start = first.header_offset + 30 + len(first.filename) + 20
+    content[start : start + first.compress_size] = b"\xff" * first.compress_size
+    path.write_bytes(content)
 
 
 def test_methods_stand_in_one_table(ftkit: Any, runs: Path) -> None:
@@ -124,7 +135,10 @@ def test_an_evaluation_of_another_threshold_has_a_folder_of_its_own(
     usual, bold = library.evaluate(run), library.evaluate(run, ["task.threshold=0.1"])
     assert usual.folder != bold.folder == library.evaluate(run, ["task.threshold=0.1"]).folder
     assert bold.metrics["changes"] == ["task.threshold: 0.5 -> 0.1"]
-    assert usual.folder == library.evaluate(run, ["metrics=[micro_f1]"]).folder
+    scored = library.evaluate(run, ["metrics=[micro_f1]"])
+    assert scored.folder != usual.folder
+    with pytest.raises(UsageError, match="no metric in common"):
+        library.compare([usual, scored])
     found = library.compare([run, bold]).to_json()
     assert found["runs"][1]["changes"] == ["task.threshold: 0.5 -> 0.1"]
     # All labels for every row: more of what less is better of.
@@ -141,11 +155,34 @@ def test_an_evaluation_of_another_threshold_has_a_folder_of_its_own(
         (lambda run: (run / "metrics.json").unlink(), 2, "the run has no scores\n  score it: ftkit eval"),
         (lambda run: (run / "metrics.json").write_text("{"), 3, "the scores cannot be read"),
         (lambda run: (run / "metrics.json").write_text('{"metrics": {}}'), 3, "of which rows they are"),
+        (
+            lambda run: (run / "metrics.json").write_text(
+                (run / "metrics.json").read_text().replace('"value": ', '"value": "a", "was": ')
+            ),
+            3,
+            "the scores are damaged",
+        ),
+        (
+            lambda run: numpy.savez(run / "counts.npz", accuracy=numpy.ones((15, 2))),
+            3,
+            "counts.npz does not give the accuracy of metrics.json",
+        ),
+        (
+            lambda run: numpy.savez(run / "counts.npz", accuracy=numpy.ones(())),
+            3,
+            "does not give the accuracy",
+        ),
+        (
+            lambda run: numpy.savez(run / "counts.npz", macro_f1=numpy.ones((15, 7))),
+            3,
+            "not give the macro_f1",
+        ),
+        (lambda run: broken_stream(run / "counts.npz"), 3, "counts.npz: the file is damaged"),
         (lambda run: (run / "counts.npz").write_bytes(b"PK not a zip"), 3, "counts.npz: the file is damaged"),
         (
             lambda run: numpy.savez(run / "counts.npz", accuracy=numpy.ones((3, 2))),
             3,
-            "counts.npz is not of the rows of metrics.json",
+            "counts.npz does not give the accuracy of metrics.json",
         ),
     ],
 )
@@ -165,6 +202,7 @@ def test_damaged_scores_are_refused(
     [
         (["full"], "at least two"),
         (["full", "full/"], "full is named twice"),
+        (["full", "./lora", "lora"], "lora is named twice, also as ./lora"),
         (["full", "nothing"], "nothing"),
         (["full", "notes"], "notes"),
     ],
@@ -254,3 +292,46 @@ def test_a_wrong_file_of_counts_is_no_pickle(runs: Path, tmp_path: Path) -> None
     numpy.savez(tmp_path / "evil/counts.npz", accuracy=numpy.array([object()] * 15))
     with pytest.raises(InputError, match="damaged"):
         library.compare([runs / "full", tmp_path / "evil"])
+
+
+def test_an_evaluation_is_found_by_any_path(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library.evaluate(runs / "lora")
+    (runs / "best").symlink_to(found.folder)
+    monkeypatch.chdir(found.folder)
+    by_path = [
+        library.compare([runs / "full", path]) for path in (".", f"../{found.folder.name}", runs / "best")
+    ]
+    (runs / "best").unlink()
+    names = {next(iter(one.differences[one.results[1].name].values())) for one in by_path}
+    assert len(names) == 1
+
+
+def test_a_recipe_stands_for_its_run_as_it_was_made(runs: Path, tmp_path: Path) -> None:
+    recipe = (runs / "lora/recipe.yaml").read_text()
+    (tmp_path / "edited.yaml").write_text(recipe.replace("seed: 42", "seed: 999"))
+    result = library.compare([runs / "full", tmp_path / "edited.yaml"]).results[1]
+    assert result.to_json()["seed"] == 42
+
+
+def test_losses_of_other_tokens_have_no_verdict() -> None:
+    """A tokenizer with longer tokens has higher losses of each, whatever the model knows."""
+    ours, theirs = (numpy.array([[loss, tokens, 9.0]] * 4) for loss, tokens in ((8.0, 2.0), (9.0, 4.0)))
+    kinds = discover(Metric)
+    comparable = {
+        name: kinds[name](type=name).comparable(ours, theirs)  # type: ignore[attr-defined]
+        for name in ("answer_loss", "perplexity", "bits_per_byte")
+    }
+    assert comparable == {"answer_loss": False, "perplexity": False, "bits_per_byte": True}
+    assert kinds["perplexity"](type="perplexity").comparable(ours, ours * [2, 1, 1])  # type: ignore[attr-defined]
+
+
+def test_an_infinite_score_is_no_number(runs: Path, tmp_path: Path, ftkit: Any) -> None:
+    shutil.copytree(runs / "lora", tmp_path / "lost")
+    metrics = json.loads((tmp_path / "lost/metrics.json").read_text())
+    metrics["metrics"]["accuracy"]["value"] = None
+    (tmp_path / "lost/metrics.json").write_text(json.dumps(metrics))
+    done = ftkit("compare", runs / "full", "lost", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "infinite" in done.stdout
+    (line,) = [one for one in done.stdout.splitlines() if one.split()[:2] == ["lost", "accuracy"]]
+    assert line.split()[2:] == ["not", "known", "not", "known"]

@@ -82,5 +82,13 @@ def _differences(comparison: Comparison, other: Result) -> list[tuple[str, ...]]
         known = found.low is not None and found.high is not None
         interval = f"{found.low:+.4f} to {found.high:+.4f}" if known else "not known"
         verdict = "" if found.better is None else "better" if found.better else "worse"
-        rows.append((other.name, name, f"{found.value:+.4f}", interval, verdict))
+        rows.append(
+            (
+                other.name,
+                name,
+                "not known" if found.value is None else f"{found.value:+.4f}",
+                interval,
+                verdict,
+            )
+        )
     return rows

@@ -65,6 +65,10 @@ class Headline(Metric):
         """The score of rows by what they add, shape (rows, k)."""
         return float(self.from_counts(counts.sum(axis=0)))
 
+    def comparable(self, ours: Counts, theirs: Counts) -> bool:
+        """Whether two scores of the same rows, by what these add, measure the same."""
+        return True
+
     @abstractmethod
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """What each row adds, shape (rows, k)."""

@@ -18,6 +18,12 @@ class Likelihood(Headline):
 
     answers: ClassVar[tuple[str, ...]] = ("text", "document")
     greater_is_better: ClassVar[bool] = False
+    units: ClassVar[int] = 1
+    """The column of counts that the loss is divided by."""
+
+    def comparable(self, ours: Counts, theirs: Counts) -> bool:
+        """Another tokenizer makes other tokens of the rows; mean losses of both say nothing of each other."""
+        return bool((ours[:, self.units] == theirs[:, self.units]).all())
 
     def counts(self, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> Counts:
         """Loss in nats, tokens, and bytes of UTF-8 of every row that has a loss."""
@@ -58,6 +64,7 @@ class BitsPerByte(Likelihood):
     """Loss in bits over the bytes of the text; it compares models whatever their tokenizer."""
 
     type: Literal["bits_per_byte"] = "bits_per_byte"
+    units: ClassVar[int] = 2
 
     def from_counts(self, sums: Counts) -> Counts:
         return _mean(sums[..., 0] / math.log(2), sums[..., 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -122,7 +123,11 @@ def read_counts(path: Path) -> dict[str, Any]:
     try:
         with numpy.load(path, allow_pickle=False) as file:
             return {name: file[name].astype(float) for name in file.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    # All that numpy, zipfile and zlib make of other content.
+    except (
+        EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(
             f"the file is damaged: {error}", where=str(path), hint="score the run again"
         ) from None

@@ -69,7 +69,8 @@ def test_a_run_is_the_same(
         files = ("model/model.safetensors", "log.jsonl", "metrics.json", "predictions.jsonl")
         runs.append((known, [(run.folder / name).read_bytes() for name in files]))
         other = ftkit.evaluate(run.folder, [f"data.streaming={json.dumps(not streaming)}"])
-        assert other.metrics == run.metrics
+        changes = [f"data.streaming: {streaming} -> {not streaming}"]
+        assert other.metrics == {**run.metrics, "changes": changes}
     assert runs[0] == runs[1]
 
 
