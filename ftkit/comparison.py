@@ -133,9 +133,7 @@ def _result(target: str | Path | Run | Evaluation) -> Result:
         UsageError: It is no run, or has no scores.
         InputError: They cannot be read.
     """
-    name, folder = _scored_folder(target)
-    # As it was made: a recipe in its place may have been edited since.
-    run = Run.load(folder.parents[1] if _is_evaluation(folder) else folder)
+    name, run, folder = _located(target)
     path = folder / METRICS
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -156,17 +154,31 @@ def _result(target: str | Path | Run | Evaluation) -> Result:
     return Result(name, folder, run, metrics, counts)
 
 
-def _scored_folder(target: str | Path | Run | Evaluation) -> tuple[str, Path]:
-    """What a target is called, and the folder that holds its scores.
+def _located(target: str | Path | Run | Evaluation) -> tuple[str, Run, Path]:
+    """What a target is called, its run as it was made, and the folder of its scores.
 
     Raises:
-        UsageError: It is no run.
+        UsageError: It is no run, or one that is not finished.
     """
     if isinstance(target, (Run, Evaluation)):
-        return str(target.folder), target.folder.resolve()
-    folder = Path(target).resolve()
-    name = str(target).rstrip("/") or str(folder)
-    return name, folder if _is_evaluation(folder) else find_run(target).folder.resolve()
+        name, folder = str(target.folder), target.folder.resolve()
+    else:
+        name, folder = str(target).rstrip("/") or "/", Path(target).resolve()
+        # Gates name their baselines by this file.
+        folder = folder.parent if folder.name == METRICS else folder
+        if not _is_run(folder) and not _is_evaluation(folder):
+            # A recipe only leads to its run: it may have been edited since.
+            folder = find_run(target).folder.resolve()
+    return name, Run.load(folder if _is_run(folder) else folder.parents[1]), folder
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether `ftkit eval` wrote this folder into a run."""
+    return folder.parent.name == EVALUATIONS and _is_run(folder.parents[1])
 
 
 def _is_whole(metrics: Any) -> bool:
@@ -203,11 +215,6 @@ def _refuse_other_counts(counts: Mapping[str, Any], metrics: Mapping[str, Any], 
                 where=str(folder),
                 hint="score the run again",
             )
-
-
-def _is_evaluation(folder: Path) -> bool:
-    """Whether `ftkit eval` wrote this folder into a run."""
-    return folder.parent.name == EVALUATIONS and (folder.parents[1] / MANIFEST).is_file()
 
 
 def _refuse_copies(results: Sequence[Result]) -> None:
@@ -264,23 +271,27 @@ def _names(result: Result) -> str:
 
 
 def _difference(name: str, ours: Result, theirs: Result) -> Difference:
-    """The difference of one metric, with its interval where both results know what each row adds."""
+    """The difference of one metric."""
     score, other = (result.metrics["metrics"][name]["value"] for result in (ours, theirs))
     if score is None or other is None:
         # An infinite one stands as null.
         return Difference(None)
     metric = _headline(name)
-    signatures = [result.metrics.get("signatures", {}).get(name) for result in (ours, theirs)]
-    if metric is None or name not in ours.counts.keys() & theirs.counts.keys() or len(set(signatures)) > 1:
+    if metric is None or not _measure_the_same(metric, ours, theirs):
         return Difference(score - other)
-    counts = ours.counts[name], theirs.counts[name]
-    if not metric.comparable(*counts):
-        return Difference(score - other)
-    low, high = paired_interval(metric, *counts)
+    low, high = paired_interval(metric, ours.counts[name], theirs.counts[name])
     if not math.isfinite(low + high):
         return Difference(score - other)
     known = low > 0 or high < 0
     return Difference(score - other, low, high, (low > 0) == metric.greater_is_better if known else None)
+
+
+def _measure_the_same(metric: Headline, ours: Result, theirs: Result) -> bool:
+    """Whether two scores are known row by row, of the same units, and computed alike."""
+    name = metric.name()
+    signatures = {result.metrics.get("signatures", {}).get(name) for result in (ours, theirs)}
+    known = name in ours.counts and name in theirs.counts
+    return known and len(signatures) == 1 and metric.comparable(ours.counts[name], theirs.counts[name])
 
 
 def _headline(name: str) -> Headline | None:

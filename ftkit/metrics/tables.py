@@ -31,11 +31,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     |---|---:|
     | accuracy | 0.9 |
     """
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    lines.insert(1, ["---", *["---:"] * (len(header) - 1)])
-    drawn = ["| " + " | ".join(cells) + " |" for cells in lines]
-    drawn[1] = "|" + "|".join(lines[1]) + "|"
-    return "\n".join(drawn)
+    heads, *lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in [header, *rows]]
+    return "\n".join([heads, "|---" + "|---:" * (len(header) - 1) + "|", *lines])
 
 
 def label_table(labels: Mapping[str, Mapping[str, float]], title: str, support: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ftkit.metrics.tables import markdown_table
 from ftkit.report.results import figure, uncertainty
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ def model_card(run: Run) -> str:
         "",
         f"{_source(recipe)}",
         "",
-        "| split | rows | SHA-256 |",
-        "|---|---|---|",
-        *(f"| {s} | {d['rows']} | `{d['sha256'][:16]}` |" for s, d in manifest["data"].items()),
+        markdown_table(
+            ("split", "rows", "SHA-256"),
+            [(s, str(d["rows"]), f"`{d['sha256'][:16]}`") for s, d in manifest["data"].items()],
+        ),
         "",
         *([*(f"- {note}" for note in manifest["notes"]), ""] if manifest["notes"] else []),
         *([f"Labels: {', '.join(run.labels)}.", ""] if run.labels else []),
@@ -202,15 +204,11 @@ def _source(recipe: Recipe) -> str:
 def _scores(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return []
-    rows = [
-        f"| {name} | {figure(score['value'])} | {uncertainty(score)} |"
-        for name, score in metrics["metrics"].items()
-    ]
+    sure = "deviation" if metrics["details"].get("variants") else "95 % interval"
+    rows = [(name, figure(score["value"]), uncertainty(score)) for name, score in metrics["metrics"].items()]
     return [
         f"## Scores on {metrics['split']} ({metrics['rows']} rows)",
         "",
-        f"| metric | score | {'deviation' if metrics['details'].get('variants') else '95 % interval'} |",
-        "|---|---|---|",
-        *rows,
+        markdown_table(("metric", "score", sure), rows),
         "",
     ]

@@ -125,8 +125,7 @@ def read_counts(path: Path) -> dict[str, Any]:
             return {name: file[name].astype(float) for name in file.files}
     # All that numpy, zipfile and zlib make of other content.
     except (
-        EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
-        zipfile.BadZipFile, zlib.error,
+        EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise InputError(
             f"the file is damaged: {error}", where=str(path), hint="score the run again"
