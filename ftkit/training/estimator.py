@@ -259,7 +259,7 @@ class TrainedEstimator:
         speed = engine.meter.figures(self.model, self.precision, after)
         log.info("  %s", sentence(speed))
         figures["steps"] = engine.state.global_step
-        figures["train_seconds"] = round(time.perf_counter() - started, 2)
+        figures["train_seconds"] = round(time.perf_counter() - started, 4)
         figures["speed"] = speed
         figures["best_step"] = self._tell_kept(engine)
         self.model = engine.accelerator.unwrap_model(engine.model, keep_fp32_wrapper=False)

@@ -82,7 +82,7 @@ class Meter:
         parts = gather_object([mine]) if state.num_processes > 1 else [mine]
         rows, tokens, computed, left_out = (sum(part[place] for part in parts) for place in range(4))
         found = {
-            "training_seconds": round(seconds, 2),
+            "training_seconds": round(seconds, 4),
             "examples_per_second": round(rows / seconds, 2),
             "tokens_per_second": round(tokens / seconds, 1),
             "padding": round(1 - tokens / computed, 4) if computed else 0.0,
